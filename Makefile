@@ -214,6 +214,7 @@ install:
 # Agents and commands run meanwhile: the library is made beside its place, and each package is
 # moved there as a whole.  The agents come last, and each file of theirs at once.
 install-files:
+	install -d build  # setup.cfg has setuptools write there
 	install -d $(PYLIB) $(DESTDIR)/usr/sbin $(SRC) $(AGENTS)
 	rm -rf $(NEW)
 	$(PYTHON) -c 'import setuptools; setuptools.setup()' -q build --build-base $(NEW)/build \
@@ -221,13 +222,20 @@ install-files:
 		--single-version-externally-managed
 	cd $(NEW)/usr/lib/python3/dist-packages && \
 		stat -c '%s %n' vesper_monitor/*.py vesper_monitor/ocf/*.py vesper_monitor/ocf/*/*.py \
-			vesper_monitor/util/*.py vesper_monitor/hypervisor/*.py >vesper_monitor/installed-sizes
+			vesper_monitor/util/*.py vesper_monitor/hypervisor/*.py vesper_monitor/rules/*.py \
+			vesper_monitor/knowledge/*.py vesper_monitor/guest/__init__.py \
+			vesper_monitor/guest/abi.py vesper_monitor/guest/abi_layout.py \
+			vesper_monitor/guest/event.py vesper_monitor/guest/printable.py \
+			vesper_monitor/guest/process_origin.py vesper_monitor/guest/relay/__init__.py \
+			vesper_monitor/guest/relay/record_layout.py \
+			vesper_monitor/guest/relay/record_types.py \
+			>vesper_monitor/installed-sizes
 	chmod -R u=rwX,go=rX $(NEW)  # setuptools keeps the modes of a checkout
 	for new in $(NEW)/usr/lib/python3/dist-packages/*; do \
 		place=$(PYLIB)/$${new##*/} && old=$(NEW)/old-$${new##*/} && \
 		{ [ ! -e $$place ] || mv -T $$place $$old; } && mv -T $$new $$place || exit 1; done
 	rm -rf $(NEW)
-	for file in fallback_actions.py fallback_toolstacks.py XenVM LibvirtVM; do \
+	for file in fallback_actions.py fallback_call.py fallback_toolstacks.py XenVM LibvirtVM; do \
 		install -m $$([ -x ocf/$$file ] && echo 755 || echo 644) ocf/$$file $(AGENTS)/.new && \
 		mv $(AGENTS)/.new $(AGENTS)/$$file || exit 1; done
 	install -m 755 vesper_monitor/bin/vesper vesper_monitor/bin/vesperd $(DESTDIR)/usr/sbin/

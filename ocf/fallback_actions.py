@@ -17,16 +17,8 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 
-from fallback_toolstacks import (
-    DYING,
-    RUNS,
-    Call,
-    Domain,
-    Libvirt,
-    Toolstack,
-    UnknownStateError,
-    Xen,
-)
+from fallback_call import Call, UnknownStateError
+from fallback_toolstacks import DYING, RUNS, Domain, Libvirt, Toolstack, Xen
 
 __all__ = ["main"]
 
@@ -69,7 +61,7 @@ def _monitor(toolstack: Toolstack, recurring: bool) -> tuple[int, str]:
             who = toolstack.name or "the domain"
             return (
                 OCF_DEGRADED if recurring else OCF_ERR_GENERIC,
-                f"whether {who} runs is not known: {error}",
+                f"cannot tell whether {who} runs: {error}",
             )
         name = toolstack.name
         if any(domain.state == RUNS for domain in own):

@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import subprocess
-import time
-from collections.abc import Mapping
 
-__all__ = ["DYING", "RUNS", "Call", "Domain", "Libvirt", "Toolstack", "UnknownStateError", "Xen"]
+from fallback_call import Call, UnknownStateError
 
-DEFAULT_TIMEOUT_S = {"start": 60.0, "stop": 90.0, "migrate_to": 120.0, "migrate_from": 120.0}
+__all__ = ["DYING", "RUNS", "Domain", "Libvirt", "Toolstack", "Xen"]
+
 #: Of one look at the domains.
 LIST_LIMIT_S = 10.0
-#: What an operation keeps of its time to end, at most.
-MAX_MARGIN_S = 1.0
+#: For the cluster to say what was sent to this node.
+CLUSTER_LIMIT_S = 5.0
 #: On Xen a guest that reboots is gone for a moment.
 REBOOT_GAP_S = 5.0
 #: Where xl notes what it does at a domain's end, and how much of that is read.
@@ -23,10 +24,6 @@ XL_LOGS = "/var/log/xen"
 TAIL_BYTES = 16384
 
 RUNS, ENDED, DYING = "runs", "has ended", "is dying"
-
-
-class UnknownStateError(Exception):
-    """Whether the domain runs cannot be told; the text says why."""
 
 
 class Domain:
@@ -39,60 +36,6 @@ class Domain:
         self.name = name
         self.number = number
         self.state = state
-
-
-class Call:
-    """One call of an agent: its parameters, its time, and whose domain it is about."""
-
-    def __init__(self, action: str, environ: Mapping[str, str]) -> None:
-        self.environ = environ
-        self.resource = environ.get("OCF_RESOURCE_INSTANCE") or "default"
-        given = (environ.get("OCF_RESKEY_CRM_meta_timeout") or "").strip()
-        self.timeout = int(given) / 1000 if given.isdecimal() else 0.0
-        self.timeout = self.timeout or DEFAULT_TIMEOUT_S.get(action, 30.0)
-        margin = min(MAX_MARGIN_S, self.timeout / 10)
-        self.end = time.monotonic() - _process_age() + self.timeout - margin
-        self.recurring = (environ.get("OCF_RESKEY_CRM_meta_interval") or "0").strip() != "0"
-
-    def left(self) -> float:
-        """Seconds for outside calls; some for a last one if the time is up."""
-        return max(0.5, self.end - time.monotonic())
-
-    def is_over(self) -> bool:
-        """Whether there is no time for another look."""
-        return self.end - time.monotonic() < 0.5
-
-    def parameter(self, name: str) -> str:
-        return self.environ.get(f"OCF_RESKEY_{name}", "").strip()
-
-    def switched_on(self, name: str) -> bool:
-        return self.parameter(name).lower() in ("1", "true", "yes", "on", "y", "enabled")
-
-    def state_file(self, kind: str) -> str:
-        folder = self.environ.get("HA_RSCTMP") or "/run/resource-agents"
-        return f"{folder}/vesper-{self.resource.replace('/', '_')}.{kind}"
-
-    def remembered(self) -> tuple[str, str]:
-        """Name and ident of the domain that a start or a probe found last; empty: none."""
-        return _read_record(self.state_file("domain"))
-
-    def find_owner(self, name: str) -> str:
-        """Return the other resource that a domain belongs to; empty: none."""
-        own = self.state_file("domain")
-        folder = os.path.dirname(own)
-        for entry in sorted(os.listdir(folder) if os.path.isdir(folder) else []):
-            path = os.path.join(folder, entry)
-            other = entry.startswith("vesper-") and entry.endswith(".domain") and path != own
-            if other and _read_record(path)[0] == name:
-                return entry.removeprefix("vesper-").removesuffix(".domain")
-        return ""
-
-    def forget(self) -> None:
-        for kind in ("domain", "first"):
-            try:
-                os.unlink(self.state_file(kind))
-            except OSError:
-                pass
 
 
 class Toolstack:
@@ -111,6 +54,7 @@ class Toolstack:
         self.configured_name = call.parameter("name") or self._read_config_name()
         self.name = self.remembered_name or self.configured_name
         self._found = False  # the name is settled
+        self._asked_cluster = False
 
     def own_domains(self) -> list[Domain]:
         """Return the resource's domain under all names that it may have, what runs first.
@@ -125,12 +69,37 @@ class Toolstack:
                 return []
             raise UnknownStateError("the domain's name is not known")
         own = self._find_named(domains)
+        if not own and not (self.remembered_name or self._found or self._asked_cluster):
+            own = self._find_sent(domains)
         if not own and self.name == self.remembered_name and not self._found:
             self.check_renamed(domains)
             if any(domain.name == self.configured_name for domain in domains):
                 self.name = self.configured_name
                 own = self._find_named(domains)
         self._found = self._found or bool(own)
+        return own
+
+    def _find_sent(self, domains: list[Domain]) -> list[Domain]:
+        """Return the domain that a live migration sent to this node for the resource.
+
+        This node's file may name another one.  See vesper_monitor/ocf/hand_over.py.
+        """
+        self._asked_cluster = True
+        call = self.call
+        words = ["--private", "--name", f"vesper-carried-{call.resource}", "--node", call.node]
+        try:
+            code, text, _ = self.run(["attrd_updater", *words, "--query"], CLUSTER_LIMIT_S)
+            found = re.search(r'value="([A-Za-z0-9_=-]+)"', text) if code == 0 else None
+            if found is None:
+                return []
+            sent = json.loads(base64.urlsafe_b64decode(found[1]))
+            name, ident = sent["vm"], sent["ident"]
+            own = [domain for domain in domains if domain.name == name]
+            if not own or call.find_owner(name) or (ident and self.find_address(own[0]) != ident):
+                return []
+        except (OSError, UnknownStateError, ValueError, LookupError, TypeError):
+            return []
+        self.name = name
         return own
 
     def check_owner(self) -> None:
@@ -364,16 +333,6 @@ def _parse_domstats(text: str) -> list[Domain]:
     return found
 
 
-def _read_record(path: str) -> tuple[str, str]:
-    """See vesper_monitor/ocf/domain_identity.py: lines with name, ident, and more."""
-    try:
-        with open(path, "rb") as file:
-            lines = file.read(4096).decode(errors="surrogateescape").split("\n")
-    except OSError:
-        return "", ""
-    return (lines[0], lines[1]) if len(lines) > 1 else ("", "")
-
-
 def _is_uuid(text: str) -> bool:
     return re.fullmatch("[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}", text) is not None
 
@@ -387,16 +346,6 @@ def _is_without_xen() -> bool:
             return file.read().strip() != "xen"
     except OSError:
         return os.path.isdir("/sys/kernel")
-
-
-def _process_age() -> float:
-    """Seconds since this process was started (proc(5), field 22 of stat)."""
-    try:
-        with open("/proc/self/stat") as stat:
-            ticks = int(stat.read().rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return 0.0
 
 
 def _read_all(descriptor: int) -> str:

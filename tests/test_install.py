@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.ocf.support.library import install
+from tests.unit.ocf.support.host import PROJECT
+from tests.unit.ocf.support.library import find_agent_modules, install
 
 
 @pytest.fixture
@@ -25,6 +27,22 @@ def installed() -> Iterator[Path]:
         finally:
             os.umask(before)
         yield Path(folder) / "root"
+
+
+def test_a_fresh_checkout_installs(tmp_path: Path) -> None:
+    """Nothing has been built there yet, and git need not know it."""
+    tree = tmp_path / "vesper"
+    tree.mkdir()
+    for name in ("Makefile", "README.md", "setup.cfg"):
+        shutil.copy(PROJECT / name, tree)
+    for name in ("LICENSES", "docs", "ocf", "probe_modules", "xen_transport", "kvm_transport",
+                 "vesper_monitor"):  # fmt: skip
+        ignored = shutil.ignore_patterns("build", "__pycache__")
+        shutil.copytree(PROJECT / name, tree / name, symlinks=True, ignore=ignored)
+    shutil.copy(PROJECT / "LICENSE", tree)
+    install(tmp_path / "root", tree)
+    assert (tmp_path / "root/usr/sbin/vesper").is_file()
+    assert (tmp_path / "root/usr/share/man/man7/vesper-points.7").is_file()
 
 
 def test_everybody_can_read_it(installed: Path) -> None:
@@ -51,6 +69,16 @@ def test_sizes_are_those_of_the_files(installed: Path) -> None:
     for line in lines:
         size, _, path = line.partition(" ")
         assert (library / path).stat().st_size == int(size)
+
+
+def test_sizes_cover_all_that_an_agent_imports(installed: Path) -> None:
+    """A file that is cut off may well be loaded, and judge wrongly."""
+    library = installed / "usr/lib/python3/dist-packages"
+    lines = (library / "vesper_monitor/installed-sizes").read_text().splitlines()
+    covered = {line.partition(" ")[2] for line in lines}
+    needed = {path for path in find_agent_modules(library) if path.startswith("vesper_monitor/")}
+    assert len(needed) > 60
+    assert needed <= covered, sorted(needed - covered)
 
 
 def test_a_new_version_replaces_the_old_as_a_whole(installed: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_fault_of_the_service_leaves_the_guest_to_shut_down(vm: VirtualMachine
     vm.kill_httpd(node)
     vm.wait_moved(node)
     log = node.pacemaker_log.read_text(errors="replace")
-    assert "vm1: the system inside still runs, it is to shut down: httpd[97] killed" in log
+    assert "vm1: the system inside still runs and is shut down: httpd[97] killed" in log
 
 
 def test_a_fault_of_the_system_does_not(vm: VirtualMachine) -> None:
@@ -81,4 +81,4 @@ def test_a_fault_of_the_system_does_not(vm: VirtualMachine) -> None:
     vm.tell_guest(node, "emit", "out_of_memory", "comm=init", "pid=1")
     vm.wait_moved(node)
     log = node.pacemaker_log.read_text(errors="replace")
-    assert "vm1: the system inside is gone, no shutdown: out of memory: init[1]" in log
+    assert "vm1: not shut down, the system inside is gone: out of memory: init[1]" in log

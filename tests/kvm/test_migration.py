@@ -169,7 +169,7 @@ def test_a_device_that_cannot_go_along(lab: KvmLab) -> None:
         for _ in range(3):
             to = agent(home, "migrate_to", CRM_meta_migrate_target="nowhere")
             assert to.rc == 1, to.output
-            assert "cannot go along: unplugging it" in to.output
+            assert "cannot be migrated; unplugging it" in to.output
             assert "VESPER's device is plugged in" in to.output
             wait_collecting(home)
             worker_dies(lab, home, "ILL", "SIGILL")

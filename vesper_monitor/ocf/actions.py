@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which action does what: the same for the agents of all hypervisors."""
+"""The table of actions, for the agents of all hypervisors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ __all__ = ["run_agent"]
 
 
 def _run_start(agent: Agent) -> None:
-    agent.start()
+    from vesper_monitor.ocf.start import start_vm
+
+    start_vm(agent)
 
 
 def _run_stop(agent: Agent) -> None:
@@ -26,7 +28,9 @@ def _run_stop(agent: Agent) -> None:
 
 
 def _run_status(agent: Agent) -> None:
-    agent.report_status()
+    from vesper_monitor.ocf.status import report_status
+
+    report_status(agent)
 
 
 def _run_monitor(agent: Agent) -> None:
@@ -40,7 +44,7 @@ def _run_monitor(agent: Agent) -> None:
 
         check_guest(agent)
     elif call.interval <= 0:
-        agent.report_status()
+        _run_status(agent)
     else:
         from vesper_monitor.ocf.monitor import Monitor
 
@@ -63,7 +67,9 @@ def _migrate_from(agent: Agent) -> None:
 
 
 def _run_reload(agent: Agent) -> None:
-    agent.reload_parameters()
+    from vesper_monitor.ocf.status import reload_parameters
+
+    reload_parameters(agent)
 
 
 def _run_validate(agent: Agent) -> None:
@@ -83,9 +89,9 @@ ACTIONS = {
     "validate-all": _run_validate,
 }
 
-#: Those that look for wrong parameters, and say or refuse them
-#: (:meth:`vesper_monitor.ocf.parameters.Reader.refuse_wrong_values`). All others must work
-#: with whatever the configuration is.
+#: Actions that log or refuse wrong parameters
+#: (:meth:`vesper_monitor.ocf.parameters.Reader.refuse_wrong_values`). The others must work
+#: with any configuration.
 STRICT = ("start", "reload-agent", "validate-all")
 
 
@@ -96,12 +102,12 @@ def run_agent(
     environ: Mapping[str, str],
     said: bytes,
 ) -> int:
-    """Do the action; the exit code.
+    """Do the action, and return its exit code.
 
     :param name: of the agent, for its usage.
-    :param build: an agent out of a call; whether wrong parameters are
-        refused (:class:`~vesper_monitor.ocf.invocation.OcfExit`).
-    :param said: what vesperd has answered already (:mod:`vesper_monitor.ocf.fast_monitor`).
+    :param build: makes an agent for a call; its second argument says whether wrong
+        parameters are refused (:class:`~vesper_monitor.ocf.invocation.OcfExit`).
+    :param said: the answer that vesperd gave already (:mod:`vesper_monitor.ocf.fast_monitor`).
     """
     usage = f"usage: {name} {{{'|'.join(ACTIONS)}|meta-data}}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A monitor with OCF_CHECK_LEVEL 10 or 20: asks around, at once.
+"""A monitor with OCF_CHECK_LEVEL 10 or 20: it checks all parts, and returns at once.
 
 It runs beside the one that waits (:mod:`vesper_monitor.ocf.deep_check`).  Level 10
 asks the toolstack itself for the domain's state, vesperd for a fault, and
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
 from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
+from vesper_monitor.ocf.status import report_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,19 +22,19 @@ __all__ = ["check_guest"]
 
 
 def check_guest(agent: Agent) -> None:
-    """Return when all is well.
+    """Check the domain, its guest and the monitor scripts.
 
-    :raises OcfExit: what is not.
+    :raises OcfExit: something is wrong.
     """
     # A recurring monitor that cannot tell is no reason to stop a VM that may be well.
-    agent.report_status(
-        unknown=OcfCode.OCF_DEGRADED if agent.call.interval > 0 else OcfCode.OCF_ERR_GENERIC
+    report_status(
+        agent, unknown=OcfCode.OCF_DEGRADED if agent.call.interval > 0 else OcfCode.OCF_ERR_GENERIC
     )
     vm = agent.vm
     unwatched = ""
     pause = ""
     try:
-        answer = agent.ask_vesperd("state")
+        answer = agent.vesperd.send_request("state")
     except (DaemonUnavailableError, DaemonError) as error:
         unwatched = str(error)
     else:
@@ -61,12 +62,16 @@ def check_guest(agent: Agent) -> None:
 
 
 def _report_problem(vm: str, wrong: str, pause: str) -> None:
-    """:raises OcfExit: something is wrong."""
+    """Report what is wrong, unless watching is paused.
+
+    :param wrong: empty: nothing.
+    :raises OcfExit: it is reported.
+    """
     if not wrong:
         return
     if not pause:
         raise OcfExit(OcfCode.OCF_ERR_GENERIC, wrong)
-    log_line(f"{vm}: not reported, {pause}: {wrong}")
+    log_line(f"{vm}: not reported ({pause}): {wrong}")
 
 
 def _text_field(answer: dict[str, Any], key: str, inner: str) -> str:

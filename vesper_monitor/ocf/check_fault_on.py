@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The parameter ``fault_on``, looked at before the VM starts.
+"""Checks the parameter ``fault_on`` before the VM starts.
 
-Not imported by a monitor: vesperd says whether a text is wrong.
+A monitor does not import this: vesperd tells it whether the text is wrong.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from vesper_monitor.rules.language import RuleError, parse_rules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vesper_monitor.ocf.agent import Settings
+    from vesper_monitor.ocf.settings import Settings
 
 __all__ = ["wrong_rules"]
 
 
 def wrong_rules(settings: Settings) -> str:
-    """What is wrong with the rules, and where; empty if nothing is.
+    """Return the first error in the rules and its place; empty if there is none.
 
-    What is only doubtful goes to the log: a probe that is not built in, or is
-    not among those that are loaded.
+    Doubts go to the log: a probe that is not built in, or that is not loaded.
     """
     try:
         parsed = parse_rules(settings.fault_on)

@@ -3,8 +3,8 @@
 
 Pacemaker runs one operation of a resource at a time (pacemaker-execd, 2.1), so
 a second recurring monitor hardly runs beside one that waits for minutes.  It
-therefore notes here what it looks at and how often; the waiting monitor has
-that look done meanwhile, by a process of its own, so that nothing delays a
+therefore notes here its level and interval; the waiting monitor has
+its check done meanwhile, by a process of its own, so that nothing delays a
 fault.  When its turn comes, the second monitor answers at once with what was
 found last.
 
@@ -33,13 +33,13 @@ __all__ = ["DeepCheck", "DeepNote", "forget_deep_check", "run_deep_monitor"]
 
 #: Set for the process that looks on behalf of a waiting monitor.
 ON_BEHALF = "VESPER_DEEP_CHECK"
-#: In place of an exit code: the operation has looked itself, and does so again.
+#: In place of an exit code: the operation did its check itself, and does so again.
 OWN_LOOK = -1
 #: Seconds between two looks at whether that process has ended.
 POLL_S = 0.25
-#: Seconds that are left of the waiting monitor when such a look begins.
+#: Seconds that are left of the waiting monitor when such a check begins.
 RESERVE_S = 15.0
-#: Seconds that one look may take.
+#: Seconds that one check may take.
 CHECK_LIMIT_S = 30.0
 #: Of an operation that has not run for so many of its own intervals, and of
 #: the waiting monitor's timeout, nothing is known any more: it was removed.
@@ -47,7 +47,7 @@ FORGOTTEN_AFTER = 3
 
 
 class DeepNote:
-    """What the second monitor has noted."""
+    """The note of the second monitor."""
 
     def __init__(self, level: int, interval: float, ran_at: float) -> None:
         self.level = level
@@ -82,7 +82,7 @@ def forget_deep_check(agent: Agent) -> None:
 def run_deep_monitor(agent: Agent) -> None:
     """Do a recurring monitor of level 10 or more.
 
-    :raises OcfExit: what is wrong.
+    :raises OcfExit: something is wrong.
     """
     from vesper_monitor.ocf.check import check_guest
 
@@ -107,7 +107,7 @@ def run_deep_monitor(agent: Agent) -> None:
         ended = end
     if note is not None:
         note.looked_at = now
-        # A failure is reported once, by whoever has found it.
+        # A failure is reported once, by the monitor that found it.
         degraded = ended is not None and ended.code is OcfCode.OCF_DEGRADED
         note.code, note.reason = (OcfCode.OCF_DEGRADED, str(ended)) if degraded else (0, "")
         if not on_behalf:
@@ -118,7 +118,7 @@ def run_deep_monitor(agent: Agent) -> None:
 
 
 class DeepCheck:
-    """The second monitor's look, done while another one waits. Close it."""
+    """The second monitor's check, done while the first one waits. Close it."""
 
     def __init__(self, agent: Agent, note: DeepNote) -> None:
         self._agent = agent
@@ -129,7 +129,7 @@ class DeepCheck:
 
     @classmethod
     def find_due_check(cls, agent: Agent) -> DeepCheck | None:
-        """Return the look that is to be done; None: there is no such operation."""
+        """Return the check to do; None: there is no such operation."""
         note = DeepNote.load_note(agent)
         if note is None:
             return None
@@ -140,13 +140,13 @@ class DeepCheck:
         return cls(agent, note) if age <= lasting else None
 
     def next_turn(self) -> float:
-        """When :meth:`take_turn` has something to do, CLOCK_MONOTONIC."""
+        """Return when :meth:`take_turn` has something to do (CLOCK_MONOTONIC)."""
         return self._due if self._job is None else time.monotonic() + POLL_S
 
     def take_turn(self) -> None:
-        """Begin a look that is due; see to one that has ended.
+        """Begin a check that is due, and take the result of one that ended.
 
-        :raises OcfExit: it has found a failure.
+        :raises OcfExit: it found a failure.
         """
         now = time.monotonic()
         if self._job is None:
@@ -160,7 +160,9 @@ class DeepCheck:
         self.close()
         if code in (OcfCode.OCF_ERR_GENERIC, OcfCode.OCF_NOT_RUNNING):
             reasons = [line.partition(":")[2] for line in said.splitlines() if _is_reason(line)]
-            raise OcfExit(OcfCode(code), reasons[-1] if reasons else "the deeper look has failed")
+            raise OcfExit(
+                OcfCode(code), reasons[-1] if reasons else "the second monitor's check failed"
+            )
 
     def close(self) -> None:
         if self._job is not None:
@@ -185,7 +187,7 @@ class DeepCheck:
         try:
             self._job = spawn_command([os.path.realpath(sys.argv[0]), "monitor"], environ=environ)
         except ToolstackError as error:
-            log_line(f"the deeper look is not done: {error}")
+            log_line(f"the second monitor's check is not done: {error}")
 
 
 def _is_reason(line: str) -> bool:

@@ -44,7 +44,7 @@ MAX_RECORD_BYTES = 4096
 
 
 class ConfiguredName:
-    """What parameter and configuration file say.
+    """The name that parameter or configuration file give the domain.
 
     :param name: of the domain; None: neither names one.
     :param trouble: why the file names none.
@@ -56,7 +56,7 @@ class ConfiguredName:
 
 
 def kept_name(vm: str) -> str:
-    """What a crashed domain is called that is kept for its dump."""
+    """Return the name of a crashed domain that is kept for its dump."""
     return f"{vm}--crashed"
 
 
@@ -99,9 +99,9 @@ class KnownDomain:
 
 
 class DomainIdentity:
-    """What one resource's domain is.
+    """Which domain belongs to one resource.
 
-    :param configured: what parameter and configuration file say.
+    :param configured: the name in parameter or configuration file.
     """
 
     def __init__(self, call: OcfInvocation, configured: ConfiguredName) -> None:
@@ -109,6 +109,8 @@ class DomainIdentity:
         self.configured = configured
         self._path = call.state_file(DOMAIN)
         self.remembered = _read_record(self._path)
+        #: name of the domain that this call is about; a list of the domains may correct it
+        self.vm = self.name
 
     @property
     def name(self) -> str:
@@ -129,14 +131,18 @@ class DomainIdentity:
         """Whether there is more to go by than the resource's id."""
         return self.remembered is not None or self.configured.name is not None
 
+    def is_foreign(self) -> bool:
+        """Whether the domain is only configured here, and belongs to another resource."""
+        return self.remembered is None and bool(self.find_owner(self.vm))
+
     def describe_mismatch(self) -> str:
         """Say that another domain is configured than the one that runs; empty: it is not."""
         runs, wanted = self.remembered, self.configured.name
         if runs is None or wanted is None or wanted == runs.name:
             return ""
         return (
-            f"{runs.name} runs, but parameter or file name {wanted} now; {wanted} counts from "
-            f"the next start of {self._call.resource}, and is not touched before"
+            f"{runs.name} runs, but the configuration names {wanted} now; {wanted} counts from "
+            f"the next start of {self._call.resource}"
         )
 
     def find_owner(self, name: str, ident: str = "") -> str:
@@ -163,11 +169,19 @@ class DomainIdentity:
         self._call.remember_text(DOMAIN, "")
 
     def adopt_known_domain(self, known: KnownDomain) -> None:
-        """Take another's word for what this resource runs, for this call."""
+        """Use a domain that vesperd or the cluster named, for this call."""
         self.remembered = known
 
+    def remember_created_domain(self) -> None:
+        """Remember the domain that is being created, under its name alone. Never fails.
+
+        A start may fail after its create, and its stop must find what was created.
+        """
+        self.remembered = KnownDomain(self.vm)
+        self._call.remember_text(DOMAIN, f"{self.vm}\n\n\n\n")
+
     def keep_known_domain(self) -> None:
-        """Keep what another has said, who may forget it. Never fails."""
+        """Remember the domain that vesperd or the cluster named, and may forget. Never fails."""
         known = self.remembered
         if known is not None and _read_record(self._path) is None:
             self._call.remember_text(DOMAIN, f"{known.name}\n{known.ident}\n\n\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the quick monitors share with the rest of the agent: nothing that takes time to import."""
+"""What the fast monitors share with the rest of the agent; it imports almost nothing."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ CUT = " ... "
 
 
 def state_dir(environ: Mapping[str, str]) -> str:
-    """Where agents keep what lasts until the node boots."""
+    """Return the folder for what lasts until the node boots."""
     return environ.get("HA_RSCTMP") or "/run/resource-agents"
 
 
 def state_file(folder: str, resource: str, kind: str) -> str:
-    """Path of a resource's file in there."""
+    """Return the path of a resource's file in there."""
     return f"{folder}/vesper-{resource.replace('/', '_')}.{kind}"
 
 
 def mark_first(path: str, owner: str = "") -> None:
-    """The next recurring monitor is the first. Never fails."""
+    """Make the next recurring monitor the first. Never fails."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
@@ -77,7 +77,7 @@ def mark_first(path: str, owner: str = "") -> None:
 
 
 def begin_waiting(path: str) -> bool:
-    """A recurring monitor begins.
+    """Begin a recurring monitor.
 
     :returns: whether it is the first of its operation, for which Pacemaker
         waits: after a start or a plain monitor, or if the last one was killed.
@@ -90,7 +90,7 @@ def begin_waiting(path: str) -> bool:
 
 
 def end_waiting(path: str) -> None:
-    """It has its answer. What a plain monitor has left meanwhile stays."""
+    """End a recurring monitor. The mark that a plain monitor set meanwhile stays."""
     try:
         with open(path) as file:
             mine = file.read() == str(os.getpid())
@@ -101,7 +101,7 @@ def end_waiting(path: str) -> None:
 
 
 def call_key(environ: Mapping[str, str]) -> str:
-    """One line: all that Pacemaker says with a call, for this version of the agent.
+    """Return one line with all that Pacemaker gave this call, and the agent's version.
 
     It changes with the configuration file, too.
     """
@@ -121,7 +121,7 @@ def config_key(environ: Mapping[str, str]) -> str:
 
 
 def process_age() -> float:
-    """Seconds since this process was started (proc(5): /proc/self/stat, field 22)."""
+    """Return the seconds since this process was started (proc(5): /proc/self/stat, field 22)."""
     try:
         with open("/proc/self/stat") as stat:
             ticks = int(stat.read().rpartition(")")[2].split()[19])
@@ -131,7 +131,7 @@ def process_age() -> float:
 
 
 def waiting_time(timeout: float) -> float:
-    """Seconds that a monitor waits, of an operation with that timeout.
+    """Return the seconds that a monitor of an operation with that timeout waits.
 
     The rest is for the case that vesperd hangs and the toolstack must be asked.
     """
@@ -139,12 +139,12 @@ def waiting_time(timeout: float) -> float:
 
 
 def log_line(text: str) -> None:
-    """A line for Pacemaker's log (it takes an agent's standard error)."""
+    """Write a line to Pacemaker's log (it takes an agent's standard error)."""
     sys.stderr.write(one_line(text) + "\n")
 
 
 def set_exit_reason(reason: str) -> None:
-    """Why an action has not succeeded: for Pacemaker, which shows the marked line."""
+    """Report why an action did not succeed; Pacemaker shows the marked line."""
     reason = one_line(reason)
     if (short := shorten_reason(reason)) != reason:
         log_line(reason)
@@ -152,10 +152,10 @@ def set_exit_reason(reason: str) -> None:
 
 
 def shorten_reason(reason: str) -> str:
-    """What Pacemaker shows of a reason.
+    """Shorten a reason to what Pacemaker keeps.
 
-    It would cut the end off; but a reason begins with what is wrong and ends
-    with what to do.  So what matters least goes first: that a guest flaps, then
+    Pacemaker cuts off the end; but a reason begins with what happened and ends
+    with what to do.  So the least important parts go first: that a guest flaps, then
     numbers in brackets, the last first.  If that is not enough, the middle goes.
     """
     if len(reason.encode()) > MAX_REASON_BYTES:
@@ -175,5 +175,5 @@ def shorten_reason(reason: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Without control characters: parts of a reason come from a guest."""
+    """Return a text without control characters: parts of a reason come from a guest."""
     return "".join(c if c.isprintable() else " " for c in text)[:1000]

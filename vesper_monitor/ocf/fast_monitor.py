@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The two monitors that need nothing of the rest of this library, whose import is most of the cost.
+"""Two monitors that need nothing of the rest of this library, whose import costs most.
 
 A plain one of a VM whose kernel shows life to vesperd: a sign of life of the
-last moment says more than a toolstack, the domain's virtual CPUs take
+last moment says more than a toolstack, since the domain's virtual CPUs take
 interrupts.
 
-A recurring one that is asked the same as the last one: that has left what it
-asked vesperd, and this one asks the same and waits.
+A recurring one with the same parameters as the last one, which left its question
+to vesperd: this one repeats the question and waits.
 
 Everything else is left to :mod:`vesper_monitor.ocf.agent`.
 """
@@ -94,7 +94,10 @@ def _is_alive(environ: Mapping[str, str]) -> bool:
 
 
 def _wait_as_before(environ: Mapping[str, str]) -> bytes:
-    """Ask as the last monitor did. :returns: vesperd's answer; empty: not asked, or none."""
+    """Repeat the last monitor's question.
+
+    :returns: vesperd's answer; empty: none, or it was not asked.
+    """
     folder, resource = state_dir(environ), environ.get("OCF_RESOURCE_INSTANCE") or ""
     try:
         timeout = int(environ.get("OCF_RESKEY_CRM_meta_timeout") or "") / 1000
@@ -120,7 +123,7 @@ def _wait_as_before(environ: Mapping[str, str]) -> bytes:
 
 
 def _ask_vesperd(environ: Mapping[str, str], question: bytes, limit: float) -> bytes:
-    """A line; empty: none within ``limit`` s."""
+    """Return the line that vesperd answers; empty: none within ``limit`` s."""
     end = time.monotonic() + limit
     connection = socket(AF_UNIX, SOCK_STREAM | os.O_CLOEXEC)
     try:
@@ -141,7 +144,7 @@ def _ask_vesperd(environ: Mapping[str, str], question: bytes, limit: float) -> b
 
 
 def _connect_to_vesperd(connection: socket, path: str) -> None:
-    """As vesper_monitor/client.py does: to root's own socket, if there is one.
+    """Connect as vesper_monitor/client.py does: to root's own socket, if there is one.
 
     :raises OSError:
     """

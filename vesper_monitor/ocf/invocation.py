@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the OCF Resource Agent API says of one call of an agent.
+"""One call of an agent, by the OCF Resource Agent API.
 
 How Pacemaker calls (action, environment), and how an agent answers (exit
 code, exit reason).  Source: Open Cluster Framework, Resource Agent API 1.1,
@@ -39,9 +39,9 @@ class OcfCode(enum.IntEnum):
 
 
 class OcfExit(Exception):
-    """An action ends with something else than plain success.
+    """Ends an action with another result than success.
 
-    :param reason: one sentence an operator can act on; ``crm_mon`` shows it.
+    :param reason: one sentence that an operator can act on; ``crm_mon`` shows it.
     """
 
     def __init__(self, code: OcfCode, reason: str) -> None:
@@ -50,8 +50,8 @@ class OcfExit(Exception):
         self.reason = reason
 
 
-#: Seconds an action may take where Pacemaker does not say (a call by hand).
-DEFAULT_TIMEOUT = {
+#: Seconds that an action may take where Pacemaker does not say (a call by hand).
+DEFAULT_TIMEOUTS_S = {
     "start": 60.0,
     "stop": 90.0,
     "monitor": 30.0,
@@ -64,9 +64,9 @@ class OcfInvocation:
     """One call: action, resource, parameters, and the time there is.
 
     :param environ: as Pacemaker sets it.
-    :param age: seconds this process already lives; its start counts, and in
-        an emulated host it takes a second.
-    :param said: what vesperd has answered this monitor already; empty: nothing.
+    :param age: seconds since this process was started; on an emulated host that
+        alone takes a second.
+    :param said: the answer that vesperd gave this monitor already; empty: none.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class OcfInvocation:
         self.given_timeout = (
             _parse_milliseconds(environ.get("OCF_RESKEY_CRM_meta_timeout"), 0.0) or None
         )
-        self.timeout = self.given_timeout or DEFAULT_TIMEOUT.get(action, 30.0)
+        self.timeout = self.given_timeout or DEFAULT_TIMEOUTS_S.get(action, 30.0)
         self.deadline = time.monotonic() - age + self.timeout
         #: the cluster's name of this node
         self.node = environ.get("OCF_RESKEY_CRM_meta_on_node") or os.uname().nodename
@@ -100,11 +100,16 @@ class OcfInvocation:
         self.state_dir = state_dir(environ)
 
     def seconds_left(self) -> float:
-        """Seconds until Pacemaker ends this call. May be negative."""
+        """Return the seconds until Pacemaker ends this call. May be negative."""
         return self.deadline - time.monotonic()
 
+    def limit_time(self, most: float = float("inf")) -> float:
+        """Return the seconds that an outside call may take: what is left, less a margin."""
+        margin = min(2.0, self.timeout / 10)
+        return max(0.5, min(most, self.seconds_left() - margin))
+
     def state_file(self, kind: str) -> str:
-        """Path of a file of this resource's that lasts until the node boots."""
+        """Return the path of a file of this resource that lasts until the node boots."""
         return state_file(self.state_dir, self.resource, kind)
 
     def remember_text(self, kind: str, text: str) -> None:
@@ -125,7 +130,7 @@ class OcfInvocation:
             log_line(f"{path}: {error.strerror}")
 
     def remembered_text(self, kind: str) -> str:
-        """What :meth:`remember_text` has kept; empty: nothing."""
+        """Return the text of :meth:`remember_text`; empty: there is none."""
         try:
             with open(self.state_file(kind), "rb") as file:
                 return file.read(4096).decode(errors="surrogateescape")
@@ -133,7 +138,7 @@ class OcfInvocation:
             return ""
 
     def read_parameter(self, name: str) -> str:
-        """The value, without blanks around it; empty if not set."""
+        """Return the value, without blanks around it; empty if not set."""
         return self.parameters.get(name, "").strip()
 
 
@@ -152,10 +157,10 @@ def _parse_whole_number(text: str | None) -> int:
 
 
 def finish_action(action: Callable[[], None]) -> int:
-    """Run the action and return the exit code, its reason told to Pacemaker.
+    """Run the action, report its exit reason, and return its exit code.
 
-    All other exceptions are the script's (``ocf/XenVM``): it does the action without
-    this library, a part of which may be missing.
+    The script (``ocf/XenVM``) handles all other exceptions: it does the action without
+    this library, which may lack a part.
     """
     try:
         action()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """migrate_to and migrate_from: the VM goes to another node while it runs.
 
-A domain that cannot go is told apart before anything is sent, so that a
-doomed migration costs nothing but Pacemaker's stop and start.
+A domain that cannot be migrated is recognised before anything is sent, so that a
+doomed migration costs only Pacemaker's stop and start.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import time
 
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.ocf.fast_common import shorten_reason
+from vesper_monitor.ocf.hand_over import announce_domain, send_fault, withdraw_domain
 from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
+from vesper_monitor.ocf.start import begin_activation
+from vesper_monitor.ocf.status import refuse_foreign
 from vesper_monitor.ocf.toolstack import ToolstackError, run_command
 
 TYPE_CHECKING = False
@@ -47,8 +50,6 @@ def migrate_to(agent: Agent) -> None:
         # (lrm_rsc_op in the CIB, 2.1): crm_mon shows that it failed, not why.
         _show_failure(agent, end.reason)
         raise
-    from vesper_monitor.ocf.hand_over import send_fault
-
     send_fault(agent, agent.call.migrate_target)
     _show_failure(agent, "")
 
@@ -66,17 +67,15 @@ def _show_failure(agent: Agent, reason: str) -> None:
         for word in ("attrd_updater", "--name", name, *words)
     ]
     try:
-        run_command(command, agent.limit_call(ASK_LIMIT_S))
+        run_command(command, agent.call.limit_time(ASK_LIMIT_S))
     except ToolstackError as error:
         log_line(f"{name}: {error}")
 
 
 def _migrate_to(agent: Agent) -> None:
-    from vesper_monitor.ocf.hand_over import announce_domain
-
-    agent.refuse_foreign(OcfCode.OCF_ERR_GENERIC)
+    refuse_foreign(agent, OcfCode.OCF_ERR_GENERIC)
     if mismatch := agent.identity.describe_mismatch():
-        # What arrives has to be told apart there from what is configured: better not at all.
+        # The target could take the domain for the other one.
         raise OcfExit(OcfCode.OCF_ERR_GENERIC, f"not migrated live: {mismatch}")
     vm, target = agent.vm, agent.call.migrate_target
     if not target:
@@ -85,7 +84,7 @@ def _migrate_to(agent: Agent) -> None:
             "migrate_to: Pacemaker gave no target (OCF_RESKEY_CRM_meta_migrate_target)",
         )
     try:
-        state = agent.read_state()
+        state = agent.lookup.read_state()
         vm = agent.vm
         paused = state is DomainState.PAUSED and agent.toolstack.migrates_paused
         if state is not DomainState.RUNNING and not paused:
@@ -93,18 +92,18 @@ def _migrate_to(agent: Agent) -> None:
                 OcfCode.OCF_ERR_GENERIC,
                 f"{vm} cannot be migrated to {target}: it is {state.value} here",
             )
-        if reason := agent.toolstack.explain_immovable(vm, agent.limit_call(ASK_LIMIT_S)):
+        if reason := agent.toolstack.explain_immovable(vm, agent.call.limit_time(ASK_LIMIT_S)):
             raise OcfExit(OcfCode.OCF_ERR_GENERIC, f"{vm} cannot be migrated live: {reason}")
         address = _find_target_address(agent, target)
         announce_domain(agent, target)
         log_line(f"{vm}: migrating to {target} ({address})")
         try:
-            agent.toolstack.migrate_domain(vm, address, agent.limit_call())
+            agent.toolstack.migrate_domain(vm, address, agent.call.limit_time())
         except ToolstackError:
             _withdraw(agent, target)
             raise
-        if agent.read_state() in (DomainState.RUNNING, DomainState.PAUSED):
-            raise ToolstackError("the toolstack says it is done, but the domain still runs here")
+        if agent.lookup.read_state() in (DomainState.RUNNING, DomainState.PAUSED):
+            raise ToolstackError("the toolstack reported success, but the domain still runs here")
     except ToolstackError as error:
         raise OcfExit(
             OcfCode.OCF_ERR_GENERIC, f"{vm} was not migrated to {target}: {error}"
@@ -113,18 +112,16 @@ def _migrate_to(agent: Agent) -> None:
 
 
 def _withdraw(agent: Agent, target: str) -> None:
-    """Take back what was announced, if the domain certainly is here as before. Never fails."""
-    from vesper_monitor.ocf.hand_over import withdraw
-
+    """Withdraw the announcement, if the domain certainly stays here. Never fails."""
     if agent.call.seconds_left() <= WITHDRAW_S:
-        return  # of one that has taken all of the time the toolstack may not have let go
+        return  # the toolstack may still be migrating it
     try:
-        stays = agent.read_state() in (DomainState.RUNNING, DomainState.PAUSED)
+        stays = agent.lookup.read_state() in (DomainState.RUNNING, DomainState.PAUSED)
     except ToolstackError as error:
         log_line(f"{agent.vm}: {error}")
         return
     if stays:
-        withdraw(agent, target)
+        withdraw_domain(agent, target)
 
 
 def migrate_from(agent: Agent) -> None:
@@ -132,17 +129,17 @@ def migrate_from(agent: Agent) -> None:
 
     :raises OcfExit: it does not.
     """
-    arrival = agent.arrival
-    agent.forget_carried()
+    arrival = agent.lookup.arrival
+    agent.vesperd.forget_carried()
     try:
         _wait_for_domain(agent)
         agent.keep_unwatched_reason(
-            agent.toolstack.finish_arrival(agent.vm, agent.limit_call(ARRIVED_LIMIT_S))
+            agent.toolstack.finish_arrival(agent.vm, agent.call.limit_time(ARRIVED_LIMIT_S))
         )
         arrival.receive_fault()
     finally:
         arrival.close()
-    agent.begin_instance()
+    begin_activation(agent)
     arrival.remove_from_cluster()
     if agent.settings.scripts:
         from vesper_monitor.ocf.scripts import wait_for_success
@@ -161,15 +158,15 @@ def _wait_for_domain(agent: Agent) -> None:
     vm = agent.vm
     while agent.call.seconds_left() > 2.0:
         try:
-            present = agent.find_present_domains()
+            present = agent.lookup.find_present_domains()
             vm = agent.vm  # which may be another one than was remembered here
-            if agent.is_foreign():
+            if agent.identity.is_foreign():
                 present = {}  # the file names what another resource runs
             state = present.get(vm, DomainState.GONE)
             if state is DomainState.RUNNING:
                 return
             if state is DomainState.PAUSED and not agent.toolstack.is_arriving(vm):
-                log_line(f"{vm}: has arrived, and is paused")
+                log_line(f"{vm}: arrived, and is paused")
                 return
             trouble = ", ".join(f"{name} is {s.value}" for name, s in present.items())
             if present:
@@ -180,7 +177,7 @@ def _wait_for_domain(agent: Agent) -> None:
                 )
         except ToolstackError as error:
             trouble = str(error)
-        agent.pause_before_next_look(max(0.0, agent.call.seconds_left() - 2.0))
+        agent.lookup.pause_before_next_look(max(0.0, agent.call.seconds_left() - 2.0))
     raise OcfExit(
         OcfCode.OCF_ERR_GENERIC,
         f"{vm} did not arrive on node {agent.call.node} within the operation's timeout: "
@@ -189,7 +186,7 @@ def _wait_for_domain(agent: Agent) -> None:
 
 
 def _find_target_address(agent: Agent, target: str) -> str:
-    """Where to migrate to: the node attribute's value, else the node's name."""
+    """Return the address to migrate to: the node attribute's value, else the node's name."""
     attribute = agent.settings.address_attribute
     if not attribute:
         return target
@@ -197,13 +194,13 @@ def _find_target_address(agent: Agent, target: str) -> str:
     code, text = run_command(
         ["crm_attribute", "--type", "nodes", "--node", target, "--name", attribute,
          "--query", "--quiet"],
-        agent.limit_call(ASK_LIMIT_S),
+        agent.call.limit_time(ASK_LIMIT_S),
     )
     # fmt: on
     value = text.strip() if code == 0 else ""
     if value in ("", "(null)"):
-        log_line(f"{target}: has no node attribute {attribute}; migrating by the node's name")
+        log_line(f"{target}: has no node attribute {attribute}; migrating to the node's name")
         return target
     if value.startswith("-") or len(value.split()) != 1:
-        raise ToolstackError(f"node attribute {attribute} of {target} is no address: {value!r}")
+        raise ToolstackError(f"node attribute {attribute} of {target} is not an address: {value!r}")
     return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The monitor that waits: asks vesperd, and blocks until there is something to say.
+"""The monitor that waits: it asks vesperd, and blocks until there is a result.
 
 Pacemaker runs one monitor at a time and starts the next one ``interval``
 after its end.  So this one stays until a fault comes, or until its time
@@ -24,10 +24,11 @@ import time
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
 from vesper_monitor.hypervisor.domain_state import DomainState
-from vesper_monitor.ocf.agent import ALIVE
+from vesper_monitor.ocf.domain_lookup import ALIVE
 from vesper_monitor.ocf.fast_common import AGAIN, DEEP, call_key, waiting_time
 from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
-from vesper_monitor.ocf.toolstack import ToolstackError, run_command
+from vesper_monitor.ocf.status import refuse_foreign
+from vesper_monitor.ocf.toolstack import ToolstackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ RECONNECT_PAUSE_S = 0.2
 REBOOT_PAUSE_S = 0.5
 #: Seconds for the toolstack to restart a domain that it shows as crashed.
 RESTART_S = 5.0
-#: Seconds for the cluster to take over a wanted power-off.
-ACCEPT_LIMIT_S = 10.0
 #: Seconds for what a toolstack does now and then.
 TEND_LIMIT_S = 5.0
 #: Seconds for vesperd to learn why a domain has ended that it did not watch well.
 CAUSE_WAIT_S = 2.0
+#: In the reason that vesperd gives where a domain lacks its device (kvm_transport/link.py).
+DEVICE_MISSING = "no VESPER device"
 #: Seconds that one poll(2) waits at most.
 MAX_POLL_S = 3600.0
 
@@ -71,7 +72,7 @@ class Monitor:
         self._deep: DeepCheck | None = None
 
     def run(self) -> None:
-        """Return when all is well.
+        """Wait, and return if all is well.
 
         :raises OcfExit: a fault (1), dead (7 or 1), degraded (190).
         """
@@ -83,7 +84,7 @@ class Monitor:
     def _run_once(self) -> None:
         degraded = self._watch_all()
         agent = self._agent
-        agent.toolstack.tend_domain(self._vm, agent.limit_call(TEND_LIMIT_S))
+        agent.toolstack.tend_domain(self._vm, agent.call.limit_time(TEND_LIMIT_S))
         if agent.settings.utilization or agent.settings.no_utilization:
             from vesper_monitor.ocf import utilization
 
@@ -98,7 +99,7 @@ class Monitor:
             agent.call.remember_text(AGAIN, f"{call_key(agent.call.environ)}\n{question}")
 
     def _asks_vesperd_only(self) -> bool:
-        """Whether such a monitor does nothing but to ask vesperd."""
+        """Whether such a monitor only asks vesperd."""
         settings = self._agent.settings
         return self._deep is None and not (
             settings.utilization
@@ -108,9 +109,9 @@ class Monitor:
         )
 
     def _watch_all(self) -> OcfExit | None:
-        """Wait until there is something to say.
+        """Wait for a result.
 
-        :returns: why the VM is watched less well than it should; None: it is not.
+        :returns: why the VM is not watched as it should be; None: it is.
         :raises OcfExit: a fault, or dead.
         """
         self._check_identity()
@@ -143,7 +144,7 @@ class Monitor:
         :raises OcfExit: which domain the resource runs is not known (degraded), or none (7).
         """
         agent = self._agent
-        if agent.refuse_foreign(OcfCode.OCF_DEGRADED):
+        if refuse_foreign(agent, OcfCode.OCF_DEGRADED):
             raise OcfExit(OcfCode.OCF_NOT_RUNNING, f"{self._vm} is not running")
         if mismatch := agent.identity.describe_mismatch():
             # vesperd says it to a monitor that waits, and does not call it well meanwhile.
@@ -151,13 +152,13 @@ class Monitor:
         if agent.identity.known:
             return
         try:
-            if agent.read_state() in ALIVE:
+            if agent.lookup.read_state() in ALIVE:
                 return
         except ToolstackError as error:
             log_line(f"{self._vm}: {error}")
         raise OcfExit(
             OcfCode.OCF_DEGRADED,
-            f"which domain {agent.call.resource} runs is not known: "
+            f"cannot tell which domain {agent.call.resource} runs: "
             f"{agent.settings.configured.trouble}",
         )
 
@@ -165,17 +166,17 @@ class Monitor:
         """:raises OcfExit: one has failed, and that is to be reported."""
         if wrong is None:
             return
-        if pause := self._agent.find_pause():
-            log_line(f"{self._vm}: not reported, {pause}: {wrong}")
+        if pause := self._agent.vesperd.find_pause():
+            log_line(f"{self._vm}: not reported ({pause}): {wrong}")
             assert self._scripts is not None
             self._scripts.close()
             return
         raise OcfExit(OcfCode.OCF_ERR_GENERIC, wrong)
 
     def _wait_for_answer(self, descriptor: int | None, until: float) -> None:
-        """Until there is an answer, or the time is up; scripts run meanwhile.
+        """Wait for an answer, or until the time is up; scripts run meanwhile.
 
-        :raises OcfExit: a script, or the deeper look, has failed.
+        :raises OcfExit: a script, or the second monitor's check, failed.
         """
         while True:
             turn = until if self._deep is None else min(until, self._deep.next_turn())
@@ -218,29 +219,29 @@ class Monitor:
         agent = self._agent
         if agent.call.said:
             said, agent.call.said = agent.call.said, b""
-            return agent.vesperd.understand_answer(said)
+            return agent.vesperd.client.understand_answer(said)
         left = max(0.0, self._end - time.monotonic())
         first = {"first": True} if self._first else {}
-        question, carried = self._build_question(), agent.carried_fault_field()
-        descriptor = agent.vesperd.begin_request(
+        question, carried = self._build_question(), agent.vesperd.carried_fault_field()
+        descriptor = agent.vesperd.client.begin_request(
             "wait", **question, **first, **carried, timeout=left
         )
         if self._scripts is not None or self._deep is not None:
             self._wait_for_answer(descriptor, self._end + ANSWER_GRACE_S)
         left = max(0.0, self._end - time.monotonic())
-        answer = agent.vesperd.finish_request(left + ANSWER_GRACE_S)
+        answer = agent.vesperd.client.finish_request(left + ANSWER_GRACE_S)
         if carried:
-            agent.forget_carried()
+            agent.vesperd.forget_carried()
         return answer
 
     def _build_question(self) -> dict[str, Any]:
         call = self._agent.call
         return {
             "resource": call.resource,
-            **self._agent.domain_fields(),
+            **self._agent.vesperd.domain_fields(),
             "interval": call.interval,
             "node": call.node,
-            **self._agent.build_wishes(),
+            **self._agent.vesperd.build_wishes(),
         }
 
     def _judge_answer(self, answer: dict[str, Any]) -> None:
@@ -254,10 +255,8 @@ class Monitor:
         if result == "degraded":
             if self._look_unwatched():
                 return
-            # With a doubt about its parameters it is watched, whatever was noted at the start.
-            note = (
-                "" if reason in self._agent.settings.doubts else self._agent.read_unwatched_reason()
-            )
+            # The start noted why the device is missing; anything else vesperd knows better.
+            note = self._agent.read_unwatched_reason() if DEVICE_MISSING in reason else ""
             raise OcfExit(
                 OcfCode.OCF_DEGRADED, f"{self._vm} is not watched: {note}" if note else reason
             )
@@ -267,14 +266,16 @@ class Monitor:
                 reason = str(told.get("reason") or reason)
             cause = answer.get("cause")
             # What it has ended with may be what its configuration restarts it for.
-            restarts = cause == "failure" and self._agent.is_brought_back()
+            restarts = cause == "failure" and self._agent.lookup.is_brought_back()
             crashed = answer.get("state") == DomainState.CRASHED.value
             # A panic that is a fault has the VM start elsewhere, whatever the toolstack does with
             # its domain, and whether or not it is known what that is.
             if (crashed and not restarts) or answer.get("panicked") is True:
                 raise OcfExit(OcfCode.OCF_ERR_GENERIC, reason)
             if cause == "asked" and self._agent.settings.poweroff_wanted:
-                self._accept_power_off(reason)
+                from vesper_monitor.ocf.power_off import accept_power_off
+
+                accept_power_off(self._agent, reason)
                 return
             try:
                 self._look_at_domain(
@@ -286,26 +287,27 @@ class Monitor:
                 if told and gone.code == OcfCode.OCF_NOT_RUNNING:
                     raise OcfExit(OcfCode.OCF_ERR_GENERIC, reason) from None
                 raise
-            # It is there again: it has rebooted. A domain with another id is
-            # another instance, whose start vesperd must be told.
-            log_line(f"{self._vm}: runs again, so it has rebooted ({reason})")
-            self._agent.claim_domain()
-            if trouble := self._agent.tell_started():
+            # It is there again: it rebooted. A domain with another id is another
+            # activation, whose start vesperd must be told.
+            log_line(f"{self._vm}: runs again, so it rebooted ({reason})")
+            self._agent.lookup.claim_domain()
+            if trouble := self._agent.vesperd.notify_start():
                 raise OcfExit(
-                    OcfCode.OCF_DEGRADED, f"{self._vm} runs and is not watched: {trouble}"
+                    OcfCode.OCF_DEGRADED,
+                    f"{self._vm} is not watched: vesperd was not told of its restart: {trouble}",
                 )
             return
         raise OcfExit(
             OcfCode.OCF_DEGRADED,
-            f"{self._vm} is not watched: vesperd answered {str(result)[:40]!r}; are it and this "
-            "agent of the same version?",
+            f"{self._vm} is not watched: vesperd sent an unknown answer ({str(result)[:40]!r}); "
+            "install the same version of vesperd and agent",
         )
 
     def _look_unwatched(self) -> bool:
-        """Whoever does not watch a domain does not see its end either, or not yet.
+        """Look at a domain that vesperd does not watch, so that its end may be unknown to it.
 
-        :returns: whether its end is seen to, so that all is well.
-        :raises OcfExit: it does not run, with the cause if vesperd has learned it meanwhile.
+        :returns: whether vesperd knows its end by now, and all is well.
+        :raises OcfExit: it does not run, with the cause if vesperd knows it by now.
         """
         try:
             self._look_at_domain()
@@ -313,38 +315,16 @@ class Monitor:
         except OcfExit as end:
             if end.code is OcfCode.OCF_DEGRADED:
                 raise
-            vesperd = self._agent.vesperd
+            client = self._agent.vesperd.client
             try:
-                vesperd.begin_request("wait", **self._build_question(), timeout=CAUSE_WAIT_S)
-                answer = vesperd.finish_request(CAUSE_WAIT_S + ANSWER_GRACE_S)
+                client.begin_request("wait", **self._build_question(), timeout=CAUSE_WAIT_S)
+                answer = client.finish_request(CAUSE_WAIT_S + ANSWER_GRACE_S)
             except (DaemonUnavailableError, DaemonError):
                 raise end from None
             if answer.get("result") != "dead":
                 raise
             self._judge_answer(answer)
             return True
-
-    def _accept_power_off(self, reason: str) -> None:
-        """The guest has powered itself off, which is wanted: the resource is to be stopped.
-
-        :raises OcfExit: the cluster does not take it.
-        """
-        agent = self._agent
-        log_line(
-            f"{self._vm}: {reason}; this is wanted (poweroff_wanted): target-role becomes Stopped"
-        )
-        # fmt: off
-        command = ["crm_resource", "--resource", agent.call.resource, "--meta",
-                   "--set-parameter", "target-role", "--parameter-value", "Stopped"]
-        # fmt: on
-        try:
-            code, text = run_command(command, agent.limit_call(ACCEPT_LIMIT_S))
-        except ToolstackError as error:
-            code, text = 1, str(error)
-        if code != 0:
-            raise OcfExit(
-                OcfCode.OCF_NOT_RUNNING, f"{reason}; target-role could not be set: {text.strip()}"
-            )
 
     def _look_at_domain(self, reason: str = "", *, may_reboot: bool = True) -> None:
         """Return if the domain runs.
@@ -361,21 +341,21 @@ class Monitor:
         until = time.monotonic() + min(gap, max(0.0, agent.call.seconds_left() - 2.0))
         while True:
             try:
-                state = agent.read_state()
+                state = agent.lookup.read_state()
             except ToolstackError as error:
                 # Not known is no reason to stop a VM that may be well.
                 because = f" ({reason})" if reason else ""
                 raise OcfExit(
                     OcfCode.OCF_DEGRADED,
-                    f"whether {self._vm} runs cannot be told{because}: {error}",
+                    f"cannot tell whether {self._vm} runs{because}: {error}",
                 ) from error
             self._vm = agent.vm
             if state in ALIVE:
                 known = agent.identity.remembered
                 if known is None or known.name != agent.vm:
-                    agent.claim_domain()
+                    agent.lookup.claim_domain()
                 return
-            if state is DomainState.CRASHED and not waits and agent.is_brought_back():
+            if state is DomainState.CRASHED and not waits and agent.lookup.is_brought_back():
                 waits = True
                 until = max(
                     until, time.monotonic() + min(RESTART_S, agent.call.seconds_left() - 2.0)
@@ -384,14 +364,14 @@ class Monitor:
             if state is DomainState.CRASHED and (late or not waits):
                 raise OcfExit(
                     OcfCode.OCF_ERR_GENERIC,
-                    reason or f"{self._vm} is {agent.describe_state(state)}",
+                    reason or f"{self._vm} is {agent.lookup.describe_state(state)}",
                 )
             if late:
                 break
             time.sleep(REBOOT_PAUSE_S)
         if state is DomainState.GONE:
             raise OcfExit(OcfCode.OCF_NOT_RUNNING, reason or f"{self._vm} is not running any more")
-        reason = reason or f"{self._vm} is {agent.describe_state(state)}"
+        reason = reason or f"{self._vm} is {agent.lookup.describe_state(state)}"
         raise OcfExit(
             OcfCode.OCF_ERR_GENERIC,
             f"{reason}; not started again within {gap:.0f} s" if gap else reason,

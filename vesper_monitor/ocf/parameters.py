@@ -8,15 +8,15 @@ only what the VM cannot run with, and only ``validate-all`` refuses the rest.
 
 from __future__ import annotations
 
-from vesper_monitor.ocf.agent import DEFAULT_PROBES
 from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
+from vesper_monitor.ocf.settings import DEFAULT_PROBES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vesper_monitor.ocf.agent import Settings
     from vesper_monitor.ocf.invocation import OcfInvocation
+    from vesper_monitor.ocf.settings import Settings
 
 __all__ = ["Reader"]
 
@@ -31,28 +31,31 @@ FALSE = ("no", "false", "0", "nein", "off", "")
 
 
 class Reader:
-    """Reads parameters and gathers what is wrong with them.
+    """Reads parameters and collects the errors in them.
 
-    In place of what is wrong stands the default: a stop or a probe must work
-    with whatever the configuration is.
+    A wrong value is replaced by the default: a stop or a probe must work with any
+    configuration.
     """
 
     def __init__(self, call: OcfInvocation) -> None:
         self._call = call
-        #: with what the VM cannot run, in the order in which it was found
+        #: errors with which the VM cannot run, in the order in which they were found
         self.wrong: list[str] = []
-        #: with what it runs, but not as its administrator wants
+        #: errors with which it runs, but not as its administrator wants
         self.doubts: list[str] = []
-        #: what is odd, and means to us what it means to the stock agents
+        #: odd values, which mean the same here as to the stock agents
         self.remarks: list[str] = []
-        #: parameters of which the value is not to be used
+        #: names of parameters whose value is not to be used
         self.unclear: set[str] = set()
 
     def read_text(self, name: str) -> str:
         return self._call.read_parameter(name)
 
     def note_doubt(self, name: str, text: str) -> None:
-        """A value that is not to be used. :param text: what is wrong with it."""
+        """Note a value that is not to be used.
+
+        :param text: the error.
+        """
         self.doubts.append(text)
         self.unclear.add(name)
 
@@ -70,11 +73,11 @@ class Reader:
     def read_boolean(self, name: str, default: bool = False) -> bool:
         text = self.read_text(name).lower()
         if text not in TRUE + FALSE:
-            self.remarks.append(f"parameter {name}={text}: is taken for false; write true or false")
+            self.remarks.append(f"parameter {name}={text}: counts as false; write true or false")
         return text in TRUE if text else default
 
     def read_names(self, name: str, default: str, problem: Callable[[str], str]) -> list[str]:
-        """Words, separated by blanks or commas, but for those that have a problem."""
+        """Return the words, separated by blanks or commas, without those that have a problem."""
         listed = (self.read_text(name) or default).replace(",", " ").split()
         for text in filter(None, map(problem, listed)):
             self.note_doubt(name, text)
@@ -83,7 +86,10 @@ class Reader:
         return [item for item in listed if not problem(item)][:MAX_NAMES]
 
     def read_path(self, name: str, what: str) -> str:
-        """A required absolute path. :param what: it must name."""
+        """Return a required absolute path.
+
+        :param what: the file that it must name.
+        """
         text = self.read_text(name)
         if not text:
             self.wrong.append(f"parameter {name} is not set: it must name {what}")
@@ -92,7 +98,7 @@ class Reader:
         return text
 
     def read_common_parameters(self, found: Settings) -> None:
-        """Those that the agents of all hypervisors have."""
+        """Read the parameters that the agents of all hypervisors have."""
         found.shutdown_timeout = self.read_number("shutdown_timeout", None)
         found.probes = self.read_names("probes", DEFAULT_PROBES, _wrong_probe)
         found.services = self.read_names("services", "", _wrong_service)
@@ -109,10 +115,10 @@ class Reader:
         found.doubts, found.unclear = self.doubts, self.unclear
 
     def refuse_wrong_values(self, found: Settings) -> None:
-        """Refuse what is wrong, and say what is doubtful.
+        """Refuse errors, and log doubts.
 
-        :raises OcfExit: code 6 with the first thing that is wrong: for a start
-            what the VM cannot run with, for ``validate-all`` anything.
+        :raises OcfExit: code 6 with the first error: for a start one with which the VM
+            cannot run, for ``validate-all`` any.
         """
         doubts = self.doubts + self.remarks
         if found.fault_on and not self.wrong:
@@ -130,24 +136,24 @@ class Reader:
 def _wrong_probe(name: str) -> str:
     if name.isascii() and name.replace("_", "").isalnum() and len(name) <= 55:
         return ""
-    return f"parameter probes: {name} is no name of a probe; they are listed by: vesper probe list"
+    return f"parameter probes: {name} is not the name of a probe; see: vesper probe list"
 
 
 def _wrong_service(name: str) -> str:
     if "'" in name or '"' in name:
         return (
-            f"parameter services: {name} has a quotation mark; names are separated by blanks, and "
-            "one with a blank in it is for fault_on, see vesper-rules(7)"
+            f"parameter services: {name} has a quotation mark; separate names with blanks, and "
+            "write one with a blank into fault_on, see vesper-rules(7)"
         )
     if "/" in name:
         return (
-            f"parameter services: {name} is a path; needed is the process's name as "
+            f"parameter services: {name} is a path; write the process's name as "
             "'ps -o comm' in the guest shows it"
         )
     short = name.encode()[:MAX_COMM_CHARS].decode(errors="ignore")
     if short != name:
         return (
-            f"parameter services: {name} is longer than the {MAX_COMM_CHARS} bytes of a process's "
-            f"name that the kernel keeps; write {short}"
+            f"parameter services: {name} is longer than the {MAX_COMM_CHARS} bytes that the kernel "
+            f"keeps of a process's name; write {short}"
         )
     return ""

@@ -4,8 +4,8 @@
 The stock agent runs them one after the other, once per monitor.  Here a
 monitor stays for long, so a *round* of them is run when it begins and again
 every ``monitor_scripts_interval`` seconds while it waits for vesperd.  They
-run side by side, each with the same time limit of its own; the first that
-fails ends the monitor, with the last line that it said.
+run side by side, each with the same time limit; the first that fails ends the
+monitor, with the last line of its output.
 
 A round is begun only if it can be ended in time, except for the first, whose
 scripts then get what time there is.  The next monitor begins with a round, so
@@ -57,7 +57,7 @@ class Scripts:
         """Run rounds until a descriptor is readable, or the time is up.
 
         :param until: by the monotonic clock.
-        :returns: what is wrong, as soon as a script has failed; None: all is well.
+        :returns: the failure, as soon as a script failed; None: all is well.
         """
         while True:
             now = time.monotonic()
@@ -119,7 +119,7 @@ class Scripts:
             said = [line.strip() for line in job.read_output().splitlines() if line.strip()]
             if code != 0:
                 how = (
-                    f"did not end within {self._limit:g} s"
+                    f"did not finish within {self._limit:g} s"
                     if code is None
                     else _describe_status(code)
                 )
@@ -129,13 +129,13 @@ class Scripts:
         return None
 
     def _next_due_time(self) -> float:
-        """When there is something to do, if nothing ends before."""
+        """Return when there is something to do, if no script ends before."""
         if self._jobs:
             return self._end
         return self._due if self._due is not None else 0.0
 
     def _sleep_until_event(self, descriptor: int | None, seconds: float) -> bool:
-        """Until a script ends, or ``descriptor`` is readable.
+        """Sleep until a script ends, or ``descriptor`` is readable.
 
         :returns: whether it is.
         """
@@ -159,9 +159,9 @@ class Scripts:
 
 
 def wait_for_success(agent: Agent) -> None:
-    """A VM is started when its scripts succeed, as with the stock agent.
+    """Wait until all scripts succeed: then the VM is started, as with the stock agent.
 
-    :raises OcfExit: they do not within the operation's timeout.
+    :raises OcfExit: they do not succeed within the operation's timeout.
     """
     while True:
         scripts = Scripts(agent)
@@ -184,7 +184,7 @@ def _describe_status(code: int) -> str:
 
 
 def _kill_children(pid: int) -> None:
-    """What a script has started and left.
+    """Kill what a script started and left behind.
 
     It must not have a process group of its own: Pacemaker ends a monitor by
     killing its group, and the scripts must end with it.

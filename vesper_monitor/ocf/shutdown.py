@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest is asked to shut down, in the way of its toolstack, until it has heard it."""
+"""Asks a guest to shut down, in its toolstack's way, until it hears."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Shutdown"]
 
 #: Seconds between two tries of a request that failed.
 RETRY_PAUSE_S = 2.0
-#: Seconds after which a request that does not come back is ended and made anew:
+#: Seconds after which a request that does not return is ended and repeated:
 #: it hangs in the toolstack itself.
 REQUEST_LIMIT_S = 10.0
-#: Seconds in which nobody can ask the guest, until that is given up: longer than
-#: a toolstack's restart, or than a busy host makes it hang.
-NOBODY_LIMIT_S = 30.0
+#: Seconds without a way to ask the guest, after which the shutdown is given up: longer
+#: than a toolstack restarts, or hangs on a busy host.
+UNREACHABLE_LIMIT_S = 30.0
 
 
 class Shutdown:
-    """One guest's. Close it."""
+    """The shutdown of one guest. Close it."""
 
     def __init__(self, toolstack: Toolstack, vm: str) -> None:
         self._toolstack = toolstack
@@ -34,16 +34,16 @@ class Shutdown:
         self._asked = False
         self._ask_at = 0.0  # next, CLOCK_MONOTONIC
         self._give_up_at = 0.0  # the request under way
-        self._nobody_since: float | None = None
+        self._unreachable_since: float | None = None
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether nobody could ask the guest for long."""
-        since = self._nobody_since
-        return since is not None and time.monotonic() >= since + NOBODY_LIMIT_S
+        """Whether there was no way to ask the guest for long."""
+        since = self._unreachable_since
+        return since is not None and time.monotonic() >= since + UNREACHABLE_LIMIT_S
 
     def go_on(self, limit: float) -> None:
-        """Ask, ask again, or look what has become of the request, for ``limit`` s at most.
+        """Ask, ask again, or wait for the request under way, for ``limit`` s at most.
 
         :raises ToolstackMissingError: the toolstack is not installed.
         """
@@ -68,18 +68,18 @@ class Shutdown:
             raise
         except ToolstackError as error:
             self._ask_at = time.monotonic() + RETRY_PAUSE_S
-            if self._nobody_since is None:
+            if self._unreachable_since is None:
                 log_line(f"{self._vm}: cannot be asked to shut down: {error}; trying again")
-                self._nobody_since = now
+                self._unreachable_since = now
             return
         self._ask_at = now + self._toolstack.shutdown_again
         self._give_up_at = now + REQUEST_LIMIT_S
         if self._asked:
-            log_line(f"{self._vm}: still there: asked to shut down once more")
-        self._asked, self._nobody_since = True, None
+            log_line(f"{self._vm}: still runs; asked to shut down once more")
+        self._asked, self._unreachable_since = True, None
 
     def close(self) -> None:
-        """What has not come back by now is not waited for."""
+        """End a request that is still under way. Idempotent."""
         if self._request is not None:
             self._request.close()
         self._request = None

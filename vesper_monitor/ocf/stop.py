@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""stop: ends the VM in the way that its state calls for, and says which.
+"""stop: ends the VM in the way that its state requires, and logs which.
 
 A guest that can still shut down is asked to, and destroyed when its time is
 up.  One that cannot (it has crashed, or vesperd knows of a fault after which
@@ -17,10 +17,11 @@ import time
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.ocf import deep_check
-from vesper_monitor.ocf.agent import ALIVE, LOOK_PAUSE_S
 from vesper_monitor.ocf.domain_identity import kept_name
+from vesper_monitor.ocf.domain_lookup import ALIVE, LOOK_PAUSE_S
 from vesper_monitor.ocf.invocation import OcfCode, OcfExit, log_line
 from vesper_monitor.ocf.shutdown import Shutdown
+from vesper_monitor.ocf.status import refuse_foreign
 from vesper_monitor.ocf.stop_time import DestroyReserve
 from vesper_monitor.ocf.toolstack import ToolstackError, ToolstackMissingError
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vesper_monitor.ocf.agent import Agent
-    from vesper_monitor.ocf.toolstack import Keeper
+    from vesper_monitor.ocf.toolstack import CrashedDomainKeeper
 
 __all__ = ["Stop", "drop_kept", "remove_domain"]
 
@@ -64,19 +65,20 @@ class Stop:
         return self._agent.vm
 
     def run_stop(self) -> None:
-        """
-        :raises OcfExit: the domain is there at the end of the time, or not known
-            to be gone.
+        """Stop the VM.
+
+        :raises OcfExit: the domain is still there when the time is up, or it is unknown
+            whether it is.
         """
         agent = self._agent
         agent.forget_first_mark()
-        agent.forget_carried()
+        agent.vesperd.forget_carried()
         deep_check.forget_deep_check(agent)
-        foreign = agent.refuse_foreign(OcfCode.OCF_ERR_GENERIC)
+        foreign = refuse_foreign(agent, OcfCode.OCF_ERR_GENERIC)
         agent.identity.keep_known_domain()  # for a stop that is tried again
         known = self._tell_vesperd()
         if foreign:
-            log_line(f"{self._vm}: is another resource's, and does not run")
+            log_line(f"{self._vm}: belongs to another resource, and does not run")
             return
         try:
             self._end_domain(known)
@@ -87,16 +89,16 @@ class Stop:
             log_line(f"{self._vm}: {error}")
             remove_domain(agent, self._reserve)
         agent.identity.forget_domain()
-        agent.forget_sent()
+        agent.lookup.forget_sent()
         if agent.settings.manage_memory:
             from vesper_monitor.ocf.xen.memory import share_out
 
             share_out(agent)
 
     def _tell_vesperd(self) -> dict[str, Any]:
-        """Tell vesperd; what it knows of the activation that ends."""
+        """Tell vesperd, and return its answer about the activation that ends."""
         try:
-            return self._agent.ask_vesperd("stop")
+            return self._agent.vesperd.send_request("stop")
         except (DaemonUnavailableError, DaemonError) as error:
             log_line(f"{self._vm}: vesperd was not told of the stop: {error}")
             return {}
@@ -110,26 +112,26 @@ class Stop:
         fault = known.get("fault")
         reason = str(fault.get("reason") or "") if isinstance(fault, dict) else ""
         if gone := known.get("system_gone") is True:
-            log_line(f"{self._vm}: the system inside is gone, no shutdown: {reason}")
+            log_line(f"{self._vm}: not shut down, the system inside is gone: {reason}")
             if not agent.settings.keep_crashed:
                 return
         state = self._look_until_known()
         if state is DomainState.GONE and known.get("cause") not in FINAL_CAUSES:
-            state = agent.let_reboot()
+            state = agent.lookup.wait_for_reboot()
         if state in ALIVE and gone:
             state = self._let_crash()
         elif state in ALIVE:
-            agent.toolstack.tend_domain(self._vm, agent.limit_call(TEND_LIMIT_S))
+            agent.toolstack.tend_domain(self._vm, agent.call.limit_time(TEND_LIMIT_S))
             if reason:
-                log_line(f"{self._vm}: the system inside still runs, it is to shut down: {reason}")
+                log_line(f"{self._vm}: the system inside still runs and is shut down: {reason}")
             # What has a fault is not saved: it would come back with it.
             elif agent.toolstack.save_domain(self._vm, self._shutdown_limit()):
                 return
             if self._shut_down_guest():
                 self._let_clear_away()
-                state = agent.read_state()
+                state = agent.lookup.read_state()
         elif state is not DomainState.GONE:
-            log_line(f"{self._vm}: is {agent.describe_state(state)}, no shutdown")
+            log_line(f"{self._vm}: is {agent.lookup.describe_state(state)}, no shutdown")
         keeper = agent.toolstack.keeper
         if state is DomainState.CRASHED and agent.settings.keep_crashed and keeper is not None:
             self._keep_crashed_domain(keeper)
@@ -141,20 +143,20 @@ class Stop:
         """
         while True:
             try:
-                return self._agent.read_state()
+                return self._agent.lookup.read_state()
             except ToolstackMissingError:
                 raise
             except ToolstackError as error:
                 if self._shutdown_time_left() <= LEAST_SHUTDOWN_S:
                     raise
                 log_line(f"{self._vm}: {error}; looking again")
-                self._agent.pause_before_next_look()
+                self._agent.lookup.pause_before_next_look()
 
     def _without_toolstack(self, error: ToolstackMissingError) -> None:
-        if self._agent.state_by_vesperd() is DomainState.GONE:
+        if self._agent.vesperd.read_domain_state() is DomainState.GONE:
             return
         raise OcfExit(
-            OcfCode.OCF_ERR_INSTALLED, f"whether {self._vm} is gone cannot be told: {error}"
+            OcfCode.OCF_ERR_INSTALLED, f"cannot tell whether {self._vm} is gone: {error}"
         ) from error
 
     # -- shutdown -----------------------------------------------------------
@@ -177,16 +179,16 @@ class Stop:
             while (left := min(end - time.monotonic(), self._shutdown_time_left())) > 0:
                 shutdown.go_on(min(LOOK_PAUSE_S, left))
                 try:
-                    if agent.read_state(max(left, 1.0)) not in ALIVE:
+                    if agent.lookup.read_state(max(left, 1.0)) not in ALIVE:
                         return True
                 except ToolstackMissingError:
                     raise
                 except ToolstackError as error:
-                    log_line(f"{vm}: {error}; the guest has its time all the same")
+                    log_line(f"{vm}: {error}; the guest keeps its time to shut down")
                 if shutdown.is_hopeless:
-                    log_line(f"{vm}: nobody can ask it to shut down")
+                    log_line(f"{vm}: there is no way to ask it to shut down")
                     return False
-                agent.pause_before_next_look(left)
+                agent.lookup.pause_before_next_look(left)
             took = limit - (end - time.monotonic())
             log_line(f"{vm}: not shut down after {took:.0f} s")
             return False
@@ -194,12 +196,12 @@ class Stop:
             shutdown.close()
 
     def _shutdown_time_left(self) -> float:
-        """Seconds until the domain must be destroyed."""
+        """Return the seconds until the domain must be destroyed."""
         agent = self._agent
-        return agent.call.seconds_left() - self._reserve.reserve_seconds(agent.slowest_look)
+        return agent.call.seconds_left() - self._reserve.reserve_seconds(agent.lookup.slowest_look)
 
     def _shutdown_limit(self) -> float:
-        """Seconds for the shutdown; time for a destroy is always left."""
+        """Return the seconds for the shutdown, which leave time for a destroy."""
         call = self._agent.call
         wanted = self._agent.settings.shutdown_timeout
         given = call.given_timeout
@@ -218,20 +220,20 @@ class Stop:
         """Wait for the toolstack to remove a domain that has shut down by itself."""
         agent = self._agent
         end = time.monotonic() + min(CLEAR_AWAY_S, agent.call.seconds_left() / 2)
-        while agent.read_state() is DomainState.SHUTDOWN and time.monotonic() < end:
-            agent.pause_before_next_look()
+        while agent.lookup.read_state() is DomainState.SHUTDOWN and time.monotonic() < end:
+            agent.lookup.pause_before_next_look()
 
     # -- a crashed domain for its dump ----------------------------------------
 
     def _let_crash(self) -> DomainState:
-        """The event of a panic comes some moments before the domain has crashed."""
+        """Wait until a guest that panicked is a crashed domain, and return its state."""
         agent = self._agent
         end = time.monotonic() + min(CRASH_TIME_S, agent.call.seconds_left() / 4)
-        while (state := agent.read_state()) in ALIVE and time.monotonic() < end:
-            agent.pause_before_next_look()
+        while (state := agent.lookup.read_state()) in ALIVE and time.monotonic() < end:
+            agent.lookup.pause_before_next_look()
         return state
 
-    def _keep_crashed_domain(self, keeper: Keeper) -> None:
+    def _keep_crashed_domain(self, keeper: CrashedDomainKeeper) -> None:
         """Put the crashed domain aside: another name, and no disks.
 
         It executes no more, but it holds its disks open, which would keep
@@ -244,10 +246,10 @@ class Stop:
         agent, vm = self._agent, self._vm
         kept = kept_name(vm)
         drop_kept(agent)  # the last one is enough
-        keeper.release_disks(vm, agent.limit_call())
-        keeper.rename_domain(vm, kept, agent.limit_call())
+        keeper.release_disks(vm, agent.call.limit_time())
+        keeper.rename_domain(vm, kept, agent.call.limit_time())
         log_line(
-            f"{vm}: has crashed and is kept as {kept}, without its disks; it holds memory of this "
+            f"{vm}: crashed and is kept as {kept}, without its disks; it keeps its memory on this "
             f"node. {keeper.dump_core(kept)}"
         )
 
@@ -261,13 +263,13 @@ def drop_kept(agent: Agent) -> bool:
     kept = kept_name(agent.vm)
     if agent.toolstack.keeper is None:
         return False
-    if agent.toolstack.list_states(agent.limit_call(10.0)).get(kept) not in (
+    if agent.toolstack.list_states(agent.call.limit_time(10.0)).get(kept) not in (
         DomainState.CRASHED,
         DomainState.SHUTDOWN,
     ):
         return False
     log_line(f"{agent.vm}: destroying {kept}, the domain that crashed before")
-    agent.toolstack.destroy_domain(kept, agent.limit_call())
+    agent.toolstack.destroy_domain(kept, agent.call.limit_time())
     return True
 
 
@@ -282,7 +284,7 @@ def remove_domain(agent: Agent, reserve: DestroyReserve | None = None) -> None:
         present: dict[str, DomainState] = {}
         trouble = ""
         try:
-            present = agent.find_present_domains()
+            present = agent.lookup.find_present_domains()
             if not present:
                 if _comes_back(agent):
                     continue
@@ -292,15 +294,15 @@ def remove_domain(agent: Agent, reserve: DestroyReserve | None = None) -> None:
         except ToolstackError as error:
             trouble = str(error)
             log_line(f"{agent.vm}: {trouble}")
-            if agent.state_by_vesperd() is DomainState.GONE:
+            if agent.vesperd.read_domain_state() is DomainState.GONE:
                 log_line(f"{agent.vm}: is gone, as vesperd sees it")
                 return
         if agent.call.seconds_left() < 1.0 + LOOK_PAUSE_S:
             break
-        agent.pause_before_next_look(agent.call.seconds_left() - 1.0)
+        agent.lookup.pause_before_next_look(agent.call.seconds_left() - 1.0)
     if present and not trouble and all(s is DomainState.DYING for s in present.values()):
         # It executes no more; somebody still holds its memory.
-        log_line(f"{agent.vm}: still dying; something on this node still maps its memory")
+        log_line(f"{agent.vm}: is dying; something on this node still maps its memory")
         return
     trouble = trouble or ", ".join(f"{name} is {state.value}" for name, state in present.items())
     raise OcfExit(
@@ -314,10 +316,10 @@ def _comes_back(agent: Agent) -> bool:
 
     :raises ToolstackError: not known.
     """
-    if not agent.is_brought_back():
+    if not agent.lookup.is_brought_back():
         return False
     log_line(f"{agent.vm}: {agent.toolstack.name} starts it again: its guest reboots")
-    return agent.let_reboot(surely=True) is not DomainState.GONE
+    return agent.lookup.wait_for_reboot(surely=True) is not DomainState.GONE
 
 
 def _destroy_present_domains(
@@ -326,7 +328,7 @@ def _destroy_present_domains(
     destroyed: set[str],
     reserve: DestroyReserve | None,
 ) -> bool:
-    """Destroy what is there, each every other time.
+    """Destroy each domain that is there, every other time.
 
     :param destroyed: names whose destroy was the last thing done; changed.
     :returns: whether anything was.
@@ -341,7 +343,7 @@ def _destroy_present_domains(
         begun = time.monotonic()
         # There is time for another try, should this one hang.
         agent.toolstack.destroy_domain(
-            name, agent.limit_call(max(LEAST_DESTROY_S, agent.call.seconds_left() / 2))
+            name, agent.call.limit_time(max(LEAST_DESTROY_S, agent.call.seconds_left() / 2))
         )
         if reserve is not None:
             reserve.note_duration(time.monotonic() - begun)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much of a stop's time is kept for destroying the domain.
+"""How much of a stop's time is reserved for destroying the domain.
 
 A stop that runs out of time before the domain is destroyed fails, and a failed
 stop gets the node fenced.  So what a destroy has taken on this host is noted,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the OCF agents need of a hypervisor's toolstack, and how they run it.
+"""The interface of a hypervisor's toolstack to the OCF agents, and running its commands.
 
 Every call has a time limit.  A command's output goes to memory and not
 through a pipe: what it leaves running in the background (``xl create`` does)
-may hold a pipe open for ever.
+may hold a pipe open.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
         tends: bool
         #: whether it can migrate a domain that is paused
         migrates_paused: bool
-        #: who can keep a crashed domain; None: nobody can
-        keeper: Keeper | None
-        #: who can change the domains' memory; None: nobody can
+        #: keeps a crashed domain; None: this toolstack cannot
+        keeper: CrashedDomainKeeper | None
+        #: changes the domains' memory; None: this toolstack cannot
         host: HostMemory | None
 
         def list_states(self, limit: float) -> dict[str, DomainState]:
-            """All domains by name. Of two with one name the one that lives.
+            """Return the states of all domains by name; of two with one name that of the live one.
 
             :param limit: seconds.
-            :raises ToolstackError: not known. None is missing by mistake.
+            :raises ToolstackError: unknown. No domain is missing in what is returned.
             """
 
         def find_ident(self, name: str, limit: float) -> str:
@@ -74,10 +74,10 @@ if TYPE_CHECKING:
             """
 
         def explain_end(self, name: str) -> str:
-            """What the last look has shown of a domain beyond its state, or nothing."""
+            """Return the reason of a domain's state at the last look; empty: unknown."""
 
         def transient_names(self, name: str) -> tuple[str, ...]:
-            """What the toolstack calls a domain while it is migrated."""
+            """Return the names of a domain while it is migrated."""
 
         def create_domain(
             self, config: str, name: str, limit: float, memory: int | None = None
@@ -85,18 +85,18 @@ if TYPE_CHECKING:
             """Start a domain by its configuration file.
 
             :param memory: MiB, in place of what the file says.
-            :returns: why faults inside will not be seen, if that is known already.
+            :returns: why faults inside will not be seen; empty: nothing is known.
             :raises ToolstackError: it did not start.
             """
 
         def check_config(self, config: str, name: str, limit: float) -> str:
-            """What is wrong with a configuration file; empty: nothing.
+            """Return the error in a configuration file; empty: there is none.
 
             :raises ToolstackError: not known.
             """
 
         def tend_domain(self, name: str, limit: float) -> None:
-            """What is to be done now and then while a domain runs. Never fails."""
+            """Do what a running domain needs at each monitor. Never fails."""
 
         def save_domain(self, name: str, limit: float) -> bool:
             """Save the domain instead of shutting it down, where that is wanted.
@@ -108,7 +108,7 @@ if TYPE_CHECKING:
             """Ask the guest to shut down; does not wait for that.
 
             :returns: the command that asks it; None: it is asked.
-            :raises ToolstackHangsError: there is nobody now who could ask it.
+            :raises ToolstackHangsError: there is no way to ask it now.
             """
 
         def destroy_domain(self, name: str, limit: float) -> None:
@@ -118,7 +118,7 @@ if TYPE_CHECKING:
             """
 
         def explain_immovable(self, name: str, limit: float) -> str:
-            """Why the domain cannot be migrated live; empty: nothing speaks against it.
+            """Return why the domain cannot be migrated live; empty: no reason is known.
 
             :raises ToolstackError: not known.
             """
@@ -133,19 +133,19 @@ if TYPE_CHECKING:
             """Whether a domain that the last look has shown as paused is still on its way here."""
 
         def finish_arrival(self, name: str, limit: float) -> str:
-            """What is to be done when a domain has come from another host.
+            """Complete a domain that arrived from another host.
 
             :returns: as :meth:`create_domain`.
             """
 
         def read_size(self, name: str, limit: float) -> tuple[int, int] | None:
-            """Memory (MiB) and virtual CPUs of a domain; None: there is no such.
+            """Return memory (MiB) and number of virtual CPUs of a domain; None: it does not exist.
 
             :raises ToolstackError: not known.
             """
 
-    class Keeper(Protocol):
-        """Puts a crashed domain aside."""
+    class CrashedDomainKeeper(Protocol):
+        """Keeps a crashed domain for its dump."""
 
         def release_disks(self, name: str, limit: float) -> None:
             """Take its disks away from a domain that does not run any more.
@@ -157,7 +157,7 @@ if TYPE_CHECKING:
             """:raises ToolstackError: refused, or not done in time."""
 
         def dump_core(self, name: str) -> str:
-            """How an operator dumps it and drops it, for a message."""
+            """Return how an operator dumps and removes it, for a message."""
 
     class HostMemory(Protocol):
         """The memory of this host and of the domains on it."""
@@ -169,13 +169,13 @@ if TYPE_CHECKING:
             """
 
         def read_host_memory(self, limit: float) -> tuple[int, int]:
-            """MiB of this host: all, and free.
+            """Return MiB of this host's memory: all, and free.
 
             :raises ToolstackError: not known.
             """
 
         def set_memory(self, name: str, memory: int, limit: float) -> None:
-            """Let a domain's memory grow or shrink; it takes its time.
+            """Change a domain's memory; the guest may take a while.
 
             :param memory: MiB.
             :raises ToolstackError: refused, or not done in time.
@@ -200,15 +200,15 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class ToolstackError(VesperError):
-    """The toolstack did not do it, or did not answer in time; the text says which."""
+    """The toolstack refused, or did not answer in time; the text says which."""
 
 
 class ToolstackHangsError(ToolstackError):
-    """Its daemon does not answer."""
+    """The toolstack's daemon does not answer."""
 
 
 class ToolstackMissingError(ToolstackError):
-    """It is not installed on this node."""
+    """A command is not installed on this node."""
 
 
 class Background:
@@ -220,7 +220,7 @@ class Background:
         self._output = output
 
     def wait_for_exit(self, limit: float) -> int | None:
-        """Its exit status; None if it is not done after ``limit`` seconds."""
+        """Return its exit status; None if it still runs after ``limit`` seconds."""
         end = time.monotonic() + limit
         pause = 0.005
         while (code := self._process.poll()) is None and (left := end - time.monotonic()) > 0:
@@ -233,7 +233,7 @@ class Background:
         return self._process.pid
 
     def read_output(self) -> str:
-        """What it has said so far, all of it."""
+        """Return all its output so far."""
         pieces = []
         offset = 0
         while piece := os.pread(self._output, READ_BYTES, offset):
@@ -286,7 +286,7 @@ def spawn_command(
 
 
 def run_command(command: list[str], limit: float) -> tuple[int, str]:
-    """Run a command: its exit status and all it said.
+    """Run a command, and return its exit status and its output.
 
     :param limit: seconds; then it is killed.
     :raises ToolstackError: not done in time.
@@ -297,8 +297,8 @@ def run_command(command: list[str], limit: float) -> tuple[int, str]:
         code = job.wait_for_exit(limit)
         if code is None:
             raise ToolstackError(
-                f"{' '.join(command)} did not end within {max(limit, 0):.0f} s; "
-                "the host's toolstack hangs, look at its daemons"
+                f"{' '.join(command)} did not finish within {max(limit, 0):.0f} s; "
+                "check the host's toolstack daemons"
             )
         return code, job.read_output()
     finally:
@@ -306,7 +306,7 @@ def run_command(command: list[str], limit: float) -> tuple[int, str]:
 
 
 def finish_migration(job: Background, limit: float) -> str:
-    """Wait for a migration's end and close it; what it said.
+    """Wait for a migration's end, close it, and return its output.
 
     :raises ToolstackError: it failed, or takes longer.
     """
@@ -326,7 +326,7 @@ def finish_migration(job: Background, limit: float) -> str:
 
 
 def pick_message(output: str) -> str:
-    """The line of a command's output that says most: the last error, else the last line."""
+    """Return the most useful line of a command's output: the last error, else the last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower() or "fail" in line.lower()]
     return (errors or lines or ["no message"])[-1]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""autoset_, unset_utilization_*: what the domain has becomes the resource's utilization.
+"""autoset_, unset_utilization_*: the domain's size becomes the resource's utilization.
 
-The cluster is told only of what has changed since it was told last; that is
-remembered until the next start or probe.
+Only values that changed are written; the last ones are remembered until the next
+start or probe.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def update_utilization(agent: Agent) -> None:
     """
     vm = agent.vm
     try:
-        size = agent.toolstack.read_size(vm, agent.limit_call(UPDATE_LIMIT_S))
+        size = agent.toolstack.read_size(vm, agent.call.limit_time(UPDATE_LIMIT_S))
         if size is None:
             return
         found = {"cpu": size[1], "hv_memory": size[0], "host_memory": size[0]}
@@ -46,7 +46,7 @@ def update_utilization(agent: Agent) -> None:
 
 
 def forget_utilization(agent: Agent) -> None:
-    """Tell the cluster anew with the next update."""
+    """Have the next update write all values."""
     agent.call.remember_text("utilization", "")
 
 
@@ -57,7 +57,7 @@ def _set_attribute(agent: Agent, name: str, value: str) -> None:
         command += ["--delete-parameter", name]
     else:
         command += ["--set-parameter", name, "--parameter-value", value]
-    code, text = run_command(command, agent.limit_call(UPDATE_LIMIT_S))
+    code, text = run_command(command, agent.call.limit_time(UPDATE_LIMIT_S))
     if code != 0:
         raise ToolstackError(f"{' '.join(command)}: exit status {code}: {text.strip()[-200:]}")
     log_line(f"{resource}: utilization {name}={value}")

@@ -72,7 +72,7 @@ def test_start_is_refused_while_the_toolstack_hangs(host: Host) -> None:
     host.be("hang")
     result = host.call("start", timeout=6)
     assert result.code == ERROR
-    assert "did not end" in (result.reason or "")
+    assert "did not finish" in (result.reason or "")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_probe_never_guesses_that_it_is_not_running(host: Host) -> None:
     host.be("hang")
     result = host.call("monitor", timeout=6)
     assert result.code == ERROR
-    assert "cannot be told" in (result.reason or "")
+    assert "cannot tell whether" in (result.reason or "")
 
 
 def test_probe_without_configuration_and_toolstack(host: Host) -> None:

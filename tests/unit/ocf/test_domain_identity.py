@@ -51,7 +51,7 @@ def test_another_name_in_the_file_counts_from_the_next_start(host: Host) -> None
     rename(host, "new")
     result = host.call("monitor", interval=10, timeout=14)
     assert result.code == DEGRADED
-    assert "vm1 runs, but parameter or file name new" in (result.reason or "")
+    assert "vm1 runs, but the configuration names new" in (result.reason or "")
     # It does not wait without saying so the next time either.
     assert host.call("monitor", interval=10, timeout=14).code == DEGRADED
     assert host.call("stop").code == SUCCESS
@@ -190,7 +190,7 @@ def test_a_start_looks_whether_it_runs(host: Host) -> None:
     host.script(host.command, 'case "$*" in *create*) exit 0; esac\nexec real "$@"')
     result = host.call("start")
     assert result.code == ERROR
-    assert "lists no vm1 that runs" in (result.reason or "")
+    assert "lists no running vm1" in (result.reason or "")
 
 
 # -- vesperd against the toolstack --------------------------------------------------------
@@ -221,7 +221,7 @@ def test_a_contradiction_that_lasts_is_not_known(host: Host, action: str) -> Non
     host.vesperd.answers["life"] = lambda _: {"age": 0.4}
     result = host.call(action, timeout=8)
     assert result.code == ERROR
-    assert "has shown life to vesperd" in (result.reason or "")
+    assert "showed life to vesperd" in (result.reason or "")
     assert not host.calls("create")
 
 

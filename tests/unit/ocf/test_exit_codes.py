@@ -174,7 +174,7 @@ def odd_boolean(host: Host, parameter: str, value: str) -> None:
     for action in ("start", "reload-agent"):
         result = host.call(action, **wrong)
         assert result.code == SUCCESS
-        assert f"parameter {parameter}={value}: is taken for false" in result.stderr
+        assert f"parameter {parameter}={value}: counts as false" in result.stderr
     assert all("doubt" not in request for request in host.vesperd.requests)
     host.vesperd.close()
 
@@ -341,4 +341,4 @@ def test_reload_without_vesperd(host: Host) -> None:
     host.have(vm1="running")
     result = host.call("reload-agent", OCF_RESKEY_services="nginx")
     assert result.code == SUCCESS
-    assert "vesperd was not told of the change" in result.stderr
+    assert "vesperd did not get the request change" in result.stderr

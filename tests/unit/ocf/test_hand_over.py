@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.unit.ocf.support.host import Host, Result
-from vesper_monitor.ocf.hand_over import pack_fault, unpack_fault
+from vesper_monitor.ocf.carried_fault import pack_fault, unpack_fault
 
 SUCCESS, ERROR, DEGRADED = 0, 1, 190
 
@@ -144,8 +144,8 @@ def test_what_was_sent_is_found_although_the_targets_file_names_another(source: 
     assert attributes(source) == []
     source.vesperd.answers["wait"] = lambda _: {"result": "fine"}
     result = source.call("monitor", interval=1)
-    assert (result.code, (result.reason or "")[:40]) == (
-        DEGRADED, "vm1 runs, but parameter or file name new"
+    assert (result.code, (result.reason or "")[:41]) == (
+        DEGRADED, "vm1 runs, but the configuration names new"
     )  # fmt: skip
 
 
@@ -166,25 +166,52 @@ def test_a_fault_of_another_domain_is_not_taken(source: Host) -> None:
     ],
     ids=["fails", "missing"],
 )
-def test_the_clusters_tools_make_no_migration_fail(
+def test_a_fault_that_cannot_be_sent_makes_no_migration_fail(
     source: Host, tool: str | None, said: str
 ) -> None:
+    """The domain was announced, then the cluster's tools fail."""
     if tool is None:
         (source.bin / "attrd_updater").unlink()
     else:
-        source.script("attrd_updater", tool)
+        source.script("attrd_updater", once_well(source) + tool)
     without_cluster(source, said)
 
 
-def test_a_cluster_that_hangs_makes_no_migration_fail(xen: Host) -> None:
-    prepare(xen).script("attrd_updater", "exec sleep 1000")
-    without_cluster(xen, "did not end within 5 s")
+def test_a_cluster_that_hangs_after_the_announcement_makes_no_migration_fail(xen: Host) -> None:
+    prepare(xen).script("attrd_updater", once_well(xen) + "exec sleep 1000")
+    without_cluster(xen, "did not finish within 5 s")
+
+
+@pytest.mark.parametrize(
+    ("tool", "said"),
+    [("echo no cluster >&2; exit 102", "exit status 102: no cluster"),
+     ("exec sleep 1000", "did not finish within 5 s")],
+    ids=["fails", "hangs"],
+)  # fmt: skip
+def test_a_domain_that_cannot_be_announced_is_not_migrated(xen: Host, tool: str, said: str) -> None:
+    """The target's file may name another domain: it would not find what arrives."""
+    prepare(xen).script("attrd_updater", tool)
+    result = migrate_to(xen)
+    assert result.code == ERROR
+    assert "vm1 was not migrated to node2: the cluster cannot announce it" in (result.reason or "")
+    assert said in result.stderr
+    assert xen.calls("migrate") == []
+    assert xen.running() == ["vm1"]
+
+
+def once_well(host: Host) -> str:
+    """The begin of a script whose first update succeeds, and its queries."""
+    first = host.folder / "announced"
+    return (
+        'case "$*" in *--query*) echo "does not exist" >&2; exit 6;; esac\n'
+        f"[ -e {first} ] || {{ : >{first}; exit 0; }}\n"
+    )
 
 
 def without_cluster(host: Host, said: str) -> None:
     result = migrate_to(host)
     assert result.code == SUCCESS
-    assert "node2 is not told of the fault that went along" in result.stderr
+    assert "node2 did not get the fault of the VM" in result.stderr
     assert said in result.stderr
     assert migrate_from(host).code == SUCCESS
     assert host.vesperd.asked("start")
@@ -208,7 +235,7 @@ def test_a_dead_or_older_vesperd_at_the_source_fails_no_migration(source: Host) 
     }  # fmt: skip
     result = migrate_to(source)
     assert result.code == SUCCESS
-    assert "whether it had a fault when it left is not known: unknown op" in result.stderr
+    assert "unknown whether it had a fault when it left: unknown op" in result.stderr
     source.vesperd.close()
     source.have(vm1="running")
     result = migrate_to(source)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.ocf.support.virtual_host import VirtualHost, VirtualLibvirtHost, VirtualXenHost
-from vesper_monitor.ocf.hand_over import pack_fault
+from vesper_monitor.ocf.carried_fault import pack_fault
 
 SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
 
@@ -274,3 +274,29 @@ def test_a_toolstack_that_hangs_for_good_after_a_create_fails_the_start_in_time(
     code, reason = host.call("start", timeout=60)
     assert code == ERROR
     assert "was not started" in reason
+
+
+def test_a_domain_whose_start_failed_is_stopped_under_its_own_name(
+    host: VirtualHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file names another domain before the stop."""
+    hang_after_create(host, monkeypatch, float("inf"))
+    assert host.call("start", timeout=60)[0] == ERROR
+    host.hangs_until = 0.0
+    host.write_config("other")
+    host.running.add("other")
+    host.done.clear()
+    assert host.call("stop") == (SUCCESS, "")
+    assert host.running == {"other"}
+    assert {name for _, name in host.done} == {"vm1"}
+
+
+def test_a_create_that_leaves_nothing_behind_is_forgotten(
+    host: VirtualHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = host._run
+    monkeypatch.setattr(
+        host, "_run", lambda words: (1, "error: refused") if "create" in words else run(words)
+    )
+    assert host.call("start")[0] == ERROR
+    assert not (host.folder / "vesper-r1.domain").exists()

@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.ocf.support.host import PROJECT, Host, Result, XenHost
 from tests.unit.ocf.support.library import copy_library, damage, install
+from vesper_monitor.ocf.carried_fault import pack_fault
 
 SUCCESS, ERROR, INSTALLED, NOT_RUNNING, DEGRADED = 0, 1, 5, 7, 190
 
@@ -74,7 +75,9 @@ DAMAGES = (
     ("ocf/agent", "half", True),
     ("ocf/stop", "missing", False),
     # Cut off between two functions: what is left can be loaded.
-    ("ocf/agent", "    def describe_domains(", True),
+    ("ocf/domain_lookup", "    def describe_domains(", True),
+    ("ocf/vesperd_requests", "half", False),
+    ("ocf/status", "def reload_parameters(", True),
     ("ocf/stop", "    def _end_domain(", True),
     ("ocf/toolstack", "half", False),
     ("ocf/*", "half", False),
@@ -82,7 +85,7 @@ DAMAGES = (
 )
 MODULES = {
     "XenVM": {"ocf/*": "ocf/xen/parameters", "ocf/*call": "ocf/xen/xl"},
-    "LibvirtVM": {"ocf/*": "ocf/libvirt/parameters", "ocf/*call": "ocf/libvirt/virsh"},
+    "LibvirtVM": {"ocf/*": "ocf/libvirt/parameters", "ocf/*call": "ocf/libvirt/virsh_call"},
 }
 
 
@@ -139,7 +142,7 @@ def test_without_the_fallback_the_agent_says_so(bare: Host) -> None:
         result = bare.call(action, interval=interval)
         assert result.code == code, result
         if code != SUCCESS:
-            assert (result.reason or "").startswith("VESPER is not installed well: ")
+            assert (result.reason or "").startswith("VESPER is not installed correctly: ")
 
 
 def test_both_agents_are_one_script() -> None:
@@ -435,6 +438,25 @@ def test_without_an_understood_configuration_nothing_is_claimed_on_xen(
 # -- reboots on Xen -------------------------------------------------------------
 
 
+@pytest.mark.parametrize("action", ["migrate_from", "stop"])
+def test_what_was_sent_here_is_its_domain(bare: Host, action: str) -> None:
+    """A live migration brought vm1; the file on this node names another domain."""
+    ident = bare.ident("vm1") if bare.name == "LibvirtVM" else ""
+    value = pack_fault({"vm": "vm1", "ident": ident, "fault": None})
+    bare.script("attrd_updater", f'echo \'name="x" host="node1" value="{value}"\'')
+    bare.config.write_text(bare.config_text.replace("vm1", "new"))
+    bare.have(vm1="running", other="running")
+    assert bare.call(action).code == SUCCESS
+    assert set(bare.running()) == ({"other"} if action == "stop" else {"other", "vm1"})
+
+
+@pytest.mark.parametrize("value", ["", "(null)", "bm90IEpTT04=", "W10=", "eyJ2bSI6IDF9"])
+def test_an_attribute_that_is_not_understood_names_no_domain(bare: Host, value: str) -> None:
+    bare.script("attrd_updater", f'echo \'name="x" host="node1" value="{value}"\'')
+    bare.have(other="running")
+    assert bare.call("migrate_from").code == NOT_RUNNING
+
+
 @pytest.mark.parametrize(("action", "stops"), [("restart", 2), ("destroy", 1)])
 def test_a_stop_that_meets_a_reboot_stops_the_next_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, stops: int
@@ -442,12 +464,12 @@ def test_a_stop_that_meets_a_reboot_stops_the_next_life(
     """The domain is gone when it is asked to shut down; its guest was rebooting."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "ocf"))
     actions = importlib.import_module("fallback_actions")
-    toolstacks = importlib.import_module("fallback_toolstacks")
+    call, toolstacks = map(importlib.import_module, ("fallback_call", "fallback_toolstacks"))
     monkeypatch.setattr(toolstacks, "XL_LOGS", str(tmp_path))
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    monkeypatch.setattr(toolstacks, "_process_age", lambda: 0.0)
+    monkeypatch.setattr(call, "_process_age", lambda: 0.0)
     lives = [("5", 0.0)]  # number of the domain, and from when on
     asked: list[list[str]] = []
 

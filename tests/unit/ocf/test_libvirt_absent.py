@@ -43,7 +43,7 @@ def test_a_vm_whose_process_runs_is_well(host: Host, qemu: Qemu, mood: str) -> N
     for action in ("monitor", "status"):
         result = host.call(action)
         assert (result.code, result.reason) == (SUCCESS, None)
-        assert "QEMU's processes are looked at instead" in result.stderr
+        assert "looking at QEMU's processes instead" in result.stderr
     # Without vesperd, too, nothing but that is wrong.
     result = host.call("monitor", interval=10)
     assert result.code == DEGRADED
@@ -186,7 +186,7 @@ def test_the_processes_tell_of_this_hosts_system_libvirtd_only(host: Host, uri: 
     host.be("away")
     result = host.call("monitor", timeout=8, OCF_RESKEY_hypervisor=uri)
     assert result.code == ERROR
-    assert "cannot be told" in (result.reason or "")
+    assert "cannot tell whether" in (result.reason or "")
     assert host.call("stop", timeout=10, OCF_RESKEY_hypervisor=uri).code == ERROR
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lxml.etree import _Element as Element
 
 from tests.unit.ocf.support.host import Host, Result
-from tests.unit.ocf.support.qemu import StandinIvshmemServer
+from tests.unit.ocf.support.qemu import NO_DEVICE, StandinIvshmemServer
 from vesper_monitor.ocf.libvirt import domain_xml
 
 SUCCESS, ERROR, DEGRADED = 0, 1, 190
@@ -45,8 +45,8 @@ def socket(host: Host) -> str:
 
 
 def degraded(host: Host) -> Result:
-    """The first monitor, to which vesperd says that it has no link."""
-    host.vesperd.answers["wait"] = lambda _: {"result": "degraded", "reason": "no link"}
+    """The first monitor, to which vesperd says that the domain has no device."""
+    host.vesperd.answers["wait"] = lambda _: {"result": "degraded", "reason": NO_DEVICE}
     return host.call("monitor", interval=1)
 
 
@@ -290,7 +290,7 @@ def test_a_device_of_the_users_stays_as_it_is(
         (None, "did not answer within 1 s"),
         ({"ok": True, "vms": 9, "free": 0}, "takes no more"),
         ({"ok": False, "error": "x"}, "x"),
-        ({"hello": 1}, "no vesper-ivshmem"),
+        ({"hello": 1}, "is not vesper-ivshmem"),
     ],
 )
 def test_without_the_ivshmem_server_it_starts_without_the_device(
@@ -391,7 +391,7 @@ def test_libvirtd_is_not_asked_what_crashes_it(host: Host, passed: str) -> None:
     result = host.call("validate-all", OCF_CHECK_LEVEL="20")
     assert result.code == SUCCESS
     assert host.calls("domxml-to-native") == []
-    assert "is seen when it starts" in result.stderr
+    assert "before it starts" in result.stderr
 
 
 def test_what_is_wrong_beside_the_device_is_told(
@@ -412,4 +412,4 @@ def test_a_note_is_forgotten_when_all_is_well(
     assert "add_device=false" in (degraded(host).reason or "")
     host.vesperd.answers["wait"] = lambda _: {"result": "fine"}
     assert host.call("monitor", interval=1).code == SUCCESS
-    assert degraded(host).reason == "no link"
+    assert degraded(host).reason == NO_DEVICE

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.unit.ocf.support.host import Host, Result
-from tests.unit.ocf.support.qemu import StandinIvshmemServer
+from tests.unit.ocf.support.qemu import NO_DEVICE, StandinIvshmemServer
 from vesper_monitor.ocf.libvirt import domain_xml
 from vesper_monitor.ocf.libvirt.migrate import Route
-from vesper_monitor.ocf.libvirt.virsh import Options
+from vesper_monitor.ocf.libvirt.virsh_call import Options
 
 SUCCESS, ERROR = 0, 1
 
@@ -237,7 +237,8 @@ def test_a_device_that_the_guest_does_not_release_is_not_sent(host: Host) -> Non
     host.be("clinging")
     result = migrate(host)
     assert result.code == ERROR
-    assert "within 10 s, which cannot go along; nothing was sent" in (result.reason or "")
+    reason = "within 10 s, and the device cannot be migrated; nothing was sent"
+    assert reason in (result.reason or "")
     assert host.calls("migrate") == []
     assert host.running() == ["vm1", "vm2"]
 
@@ -328,7 +329,7 @@ def test_a_domain_that_cannot_get_the_device_is_degraded(host: Host) -> None:
     (host.fake / "live.xml").write_text(host.config_text)
     host.be("no-shmem")
     host.vesperd.listen()
-    host.vesperd.answers["wait"] = lambda _: {"result": "degraded", "reason": "no link"}
+    host.vesperd.answers["wait"] = lambda _: {"result": "degraded", "reason": NO_DEVICE}
     assert arrive(host).code == SUCCESS
     assert "No more available PCI slots" in host.call("monitor", interval=1).stderr
 
@@ -345,7 +346,7 @@ def test_a_paused_domain_arrives_paused(host: Host) -> None:
     host.have(vm1="paused")
     result = arrive(host)
     assert (result.code, result.reason) == (SUCCESS, None)
-    assert "vm1: has arrived, and is paused" in result.stderr
+    assert "vm1: arrived, and is paused" in result.stderr
     assert host.vesperd.asked("start")
 
 

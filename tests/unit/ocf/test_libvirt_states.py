@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.ocf.support.host import Host
-from vesper_monitor.ocf.libvirt.virsh import parse_stats
+from vesper_monitor.ocf.libvirt.virsh_states import parse_stats
 from vesper_monitor.ocf.toolstack import ToolstackError
 
 SUCCESS, ERROR, CONFIGURED, NOT_RUNNING = 0, 1, 6, 7

@@ -9,7 +9,8 @@ import pytest
 
 from tests.unit.ocf.support.host import Host
 from vesper_monitor.ocf.libvirt import parameters
-from vesper_monitor.ocf.libvirt.virsh import Options, Virsh
+from vesper_monitor.ocf.libvirt.virsh import Virsh
+from vesper_monitor.ocf.libvirt.virsh_call import Options
 
 SUCCESS, ERROR, NOT_RUNNING = 0, 1, 7
 LXC = {"OCF_RESKEY_hypervisor": "lxc:///"}

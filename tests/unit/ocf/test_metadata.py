@@ -12,7 +12,7 @@ import pytest
 
 import vesper_monitor
 from tests.unit.ocf.support.host import PROJECT, Host
-from vesper_monitor.ocf.agent import DEFAULT_PROBES
+from vesper_monitor.ocf.settings import DEFAULT_PROBES
 
 #: Schemas to hold the meta-data against: the project's own, and where it is at
 #: hand the specification's (ra-api.rng of OCF's Resource Agent API 1.1).
@@ -188,18 +188,24 @@ def valid(schema: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("module", "more"), [("xen", {"xl"}), ("libvirt", {"virsh"})], ids=["XenVM", "LibvirtVM"]
+    ("module", "more"),
+    [("xen", {"xl"}), ("libvirt", {"virsh", "virsh_call", "virsh_states"})],
+    ids=["XenVM", "LibvirtVM"],
 )
 def test_a_waiting_monitor_imports_little(module: str, more: set[str]) -> None:
     """What it imports it pays before each fault, in time and in memory."""
-    imported = imported_by(f"vesper_monitor.ocf.{module}, vesper_monitor.ocf.monitor")
+    imported = imported_by(f"vesper_monitor.ocf.{module}.parameters, vesper_monitor.ocf.monitor")
     heavy = {
         "asyncio", "dataclasses", "inspect", "subprocess", "typing", "logging", "argparse", "xml",
+        "lxml",
     }  # fmt: skip
     assert heavy & imported == set()
     ours = {name for name in imported if name.startswith("vesper_monitor.ocf.")}
-    needed = {"actions", "agent", "basics", "call", "monitor", "parameters", "toolstack"}
-    needed |= {"domain_identity", module} | more
+    needed = {
+        "actions", "agent", "domain_identity", "domain_lookup", "fast_common", "invocation",
+        "monitor", "parameters", "settings", "status", "toolstack", "vesperd_requests", module,
+    }  # fmt: skip
+    needed |= {f"{module}.{name}" for name in {"parameters", *more}}
     assert ours == {f"vesper_monitor.ocf.{name}" for name in needed}
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.ocf.support.host import Host
+from tests.unit.ocf.support.host import PROJECT, Host
 from tests.unit.ocf.support.virtual_host import VirtualXenHost
 from vesper_monitor.ocf.fast_common import MAX_REASON_BYTES, shorten_reason, waiting_time
-from vesper_monitor.ocf.monitor import RECONNECT_LIMIT_S
+from vesper_monitor.ocf.monitor import DEVICE_MISSING, RECONNECT_LIMIT_S
 
 SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
 NO_VESPERD = "vesperd is not running; start it with: systemctl start vesperd"
@@ -123,6 +123,27 @@ def test_degraded(watched: Host) -> None:
     answer(watched, result="degraded", reason="no image of probe x; build it with ...")
     result = watched.call("monitor", interval=1)
     assert (result.code, result.reason) == (DEGRADED, "no image of probe x; build it with ...")
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("vm1: its QEMU (process 1) has no VESPER device: x; add one", "vm1 is not watched: old"),
+        ("httpd ended and is not back after 60 s", "httpd ended and is not back after 60 s"),
+        ("vm1 is not watched: transport kvm: down", "vm1 is not watched: transport kvm: down"),
+    ],
+)
+def test_a_note_of_the_start_hides_no_newer_reason(watched: Host, reason: str, shown: str) -> None:
+    """The note says why a domain lacks its device; vesperd knows anything else better."""
+    (watched.folder / "rsctmp").mkdir(exist_ok=True)
+    (watched.folder / "rsctmp/vesper-r1.note").write_text("old")
+    answer(watched, result="degraded", reason=reason)
+    assert watched.call("monitor", interval=1).reason == shown
+
+
+def test_a_missing_device_is_recognised_in_the_transports_own_words() -> None:
+    source = (PROJECT / "kvm_transport/link.py").read_text()
+    assert DEVICE_MISSING in source
 
 
 def test_an_error_of_vesperd_is_degraded(watched: Host) -> None:
@@ -329,7 +350,7 @@ def test_without_vesperd_and_with_a_hanging_xl_nothing_is_claimed(host: Host) ->
     host.be("hang")
     result = host.call("monitor", interval=10, timeout=10)
     assert result.code == DEGRADED
-    assert "cannot be told" in (result.reason or "")
+    assert "cannot tell whether" in (result.reason or "")
 
 
 def test_the_first_monitor_does_not_wait_for_vesperd(host: Host) -> None:

@@ -99,7 +99,7 @@ def test_each_has_a_time_limit(watched: Host) -> None:
     slow = watched.script("slow", f"sleep 1000 & echo $! >{watched.folder}/child; wait")
     result = monitor(watched, str(slow), timeout=30, OCF_RESKEY_monitor_scripts_timeout="1")
     assert result.code == ERROR
-    assert "did not end within 1 s" in (result.reason or "")
+    assert "did not finish within 1 s" in (result.reason or "")
     assert result.seconds < 15
     # What it has started ends with it.
     child = (watched.folder / "child").read_text().strip()
@@ -165,7 +165,7 @@ def test_in_a_pause_nothing_is_reported(watched: Host) -> None:
     watched.vesperd.answers["state"] = lambda _: {"paused": pause}
     result = monitor(watched, str(bad))
     assert result.code == SUCCESS
-    assert "not reported, watching is paused until 22:50 (backup): monitor script" in result.stderr
+    assert "not reported (watching is paused until 22:50 (backup)): monitor script" in result.stderr
     deep = {"OCF_RESKEY_monitor_scripts": str(bad), "OCF_CHECK_LEVEL": "20"}
     assert watched.call("monitor", **deep).code == SUCCESS
 

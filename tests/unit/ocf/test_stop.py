@@ -38,7 +38,7 @@ def test_a_system_that_is_gone_is_destroyed_at_once(told: Host) -> None:
     assert result.code == SUCCESS
     assert shutdowns(told) == []
     assert told.listed() == []
-    assert "the system inside is gone, no shutdown: kernel panic: Fatal exc" in result.stderr
+    assert "not shut down, the system inside is gone: kernel panic: Fatal exc" in result.stderr
 
 
 def test_a_service_that_is_gone_leaves_a_system_to_shut_down(told: Host) -> None:
@@ -46,7 +46,7 @@ def test_a_service_that_is_gone_leaves_a_system_to_shut_down(told: Host) -> None
     assert result.code == SUCCESS
     assert shutdowns(told) == ["shutdown vm1"]
     assert "destroy vm1" not in told.calls()
-    assert "the system inside still runs, it is to shut down: httpd[97]" in result.stderr
+    assert "the system inside still runs and is shut down: httpd[97]" in result.stderr
 
 
 def test_it_has_its_shutdown_timeout_for_that(told: Host) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.unit.ocf.support.virtual_host import VirtualHost, VirtualLibvirtHost, VirtualXenHost
 from vesper_monitor.ocf.invocation import OcfInvocation
+from vesper_monitor.ocf.libvirt.virsh_call import VirshCall
 from vesper_monitor.ocf.stop_time import DestroyReserve
 
 
@@ -64,7 +65,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VirtualHost
         host.write_config("vm1")
         host.running = {"vm1"}
         # Not libvirt's QEMU processes: this is about libvirt.
-        monkeypatch.setattr("vesper_monitor.ocf.libvirt.virsh.Virsh.is_local", lambda _: False)
+        monkeypatch.setattr(VirshCall, "is_local", lambda _: False)
         yield host
 
 
@@ -86,7 +87,7 @@ def test_a_request_that_hangs_in_the_toolstack_is_made_anew(host: VirtualHost) -
         return spawn(command)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for module in ("libvirt.virsh", "xen.xl"):
+        for module in ("libvirt.virsh", "libvirt.virsh_call", "xen.xl"):
             monkeypatch.setattr(f"vesper_monitor.ocf.{module}.spawn_command", later)
         assert host.call("stop", timeout=60) == (0, "")
     assert host.done == [("shutdown", "vm1")]

@@ -23,10 +23,10 @@ from tests.unit.ocf.support.virtual_host import (
     VirtualLibvirtHost,
     VirtualXenHost,
 )
-from vesper_monitor.ocf import hand_over, toolstack
+from vesper_monitor.ocf import arrival, toolstack
 from vesper_monitor.ocf.actions import ACTIONS, STRICT
 from vesper_monitor.ocf.invocation import OcfExit, OcfInvocation
-from vesper_monitor.ocf.libvirt import migrate, virsh
+from vesper_monitor.ocf.libvirt import migrate, virsh, virsh_call
 from vesper_monitor.ocf.xen import xl
 
 SUCCESS, NOT_RUNNING, DEGRADED = 0, 7, 190
@@ -160,7 +160,7 @@ class World:
         patch.setattr(time, "sleep", clock.sleep)
         patch.setattr(time, "monotonic", lambda: clock.now)
         patch.setattr(time, "clock_gettime", lambda _: clock.now)
-        for module in (hand_over, toolstack, virsh, migrate, xl):
+        for module in (arrival, toolstack, virsh, virsh_call, migrate, xl):
             patch.setattr(module, "spawn_command", lambda *a, **k: self.at._spawn(*a, **k))
 
     def other(self, node: VirtualHost) -> Node:

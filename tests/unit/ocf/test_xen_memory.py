@@ -101,7 +101,7 @@ def test_an_xl_that_says_nothing_stops_nothing(full: Host, info: str) -> None:
     (full.fake / "info").write_text(info)
     result = full.call("start", **MANAGE)
     assert result.code == SUCCESS
-    assert "memory is not shared out" in result.stderr
+    assert "memory is not divided" in result.stderr
     assert called(full, "create") == [f'create {full.config} name="vm1"']
     assert full.call("stop", **MANAGE).code == SUCCESS
 

@@ -55,7 +55,7 @@ def test_absence_is_not_claimed_without_a_sysfs(tmp_path: Path) -> None:
 
 
 def test_a_hanging_command_is_killed(tmp_path: Path) -> None:
-    with pytest.raises(ToolstackError, match="did not end within"):
+    with pytest.raises(ToolstackError, match="did not finish within"):
         run_command(["sleep", "600"], 0.2)
 
 

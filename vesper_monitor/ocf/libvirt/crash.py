@@ -13,7 +13,7 @@ from vesper_monitor.ocf.toolstack import ToolstackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vesper_monitor.ocf.libvirt.virsh import Virsh
+    from vesper_monitor.ocf.libvirt.virsh_call import VirshCall
 
 __all__ = ["is_restarted"]
 
@@ -22,7 +22,7 @@ ASK_LIMIT_S = 5.0
 ON_CRASH = re.compile(rb"<on_crash>\s*(coredump-)?restart\s*</on_crash>")
 
 
-def is_restarted(virsh: Virsh, name: str) -> bool:
+def is_restarted(virsh: VirshCall, name: str) -> bool:
     """Never fails. A domain that is gone does not come back by itself."""
     try:
         # A failover should not wait for virsh: few configurations say so.

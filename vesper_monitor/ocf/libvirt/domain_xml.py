@@ -103,7 +103,7 @@ def serialize_domain(root: Element) -> str:
 
 
 def canonicalize_xml(root: Element) -> bytes:
-    """What two documents have in common that say the same: no comments, no blanks."""
+    """Return a form that equal documents share: without comments and blanks."""
     from copy import deepcopy
 
     from lxml import etree
@@ -114,7 +114,7 @@ def canonicalize_xml(root: Element) -> bytes:
 
 
 def find_device(root: Element, socket: str) -> Element | None:
-    """VESPER's device, by the socket that it is connected to."""
+    """Return VESPER's device, by the socket that it is connected to."""
     for shmem in root.iterfind("devices/shmem"):
         model, server = shmem.find("model"), shmem.find("server")
         if (
@@ -151,7 +151,7 @@ def add_device(root: Element, socket: str) -> str:
 
     kind = root.get("type", "")
     if kind not in ("kvm", "qemu"):
-        return f"a domain of type {kind} has no ivshmem device"
+        return f"a domain of type {kind} cannot have an ivshmem device"
     if any(other.get("name") == ALIAS for other in root.iterfind("devices/*/alias")):
         return f"another device has the alias {ALIAS}"
     try:
@@ -215,7 +215,7 @@ def copy_device(root: Element, source: Element, shmem: Element) -> None:
 
 
 def _find_override(root: Element) -> Element:
-    """What is overridden in QEMU's devices; it is made if there is nothing."""
+    """Return the element with QEMU's overrides; it is made if it does not exist."""
     from lxml import etree
 
     override = root.find(f"{Q}override")
@@ -238,7 +238,7 @@ def take_out(element: Element) -> None:
 
 
 def hot_plug(socket: str) -> str:
-    """The device for a domain that runs: there an override is not to be had."""
+    """Return the device for a running domain, which cannot have an override."""
     return serialize_domain(_make_shmem(socket))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""vesper-ivshmem, the process that answers each QEMU which has VESPER's device.
+"""vesper-ivshmem, the ivshmem server of each QEMU that has VESPER's device.
 
-QEMU waits for that answer without any limit when it is started: so whether
-there will be one is asked before.
+QEMU waits for its answer without a limit when it starts.  So the agent asks
+before whether the server answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ START_IT = "start it with: systemctl start vesper-ivshmem"
 
 
 def socket_folder() -> str:
-    """Of its sockets: ``$VESPER_IVSHMEM`` or the usual one."""
+    """Return the folder of its sockets: ``$VESPER_IVSHMEM`` or the usual one."""
     return os.environ.get("VESPER_IVSHMEM") or "/run/vesper-ivshmem"
 
 
@@ -28,7 +28,7 @@ def qemu_socket() -> str:
 
 
 def find_trouble() -> str:
-    """Why it will not serve another QEMU; empty: it will."""
+    """Return why it will not serve another QEMU; empty: it will."""
     path = os.path.join(socket_folder(), "control.sock")
     try:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -43,7 +43,7 @@ def find_trouble() -> str:
     except TimeoutError:
         return f"vesper-ivshmem did not answer within {ANSWER_LIMIT_S:g} s ({path})"
     except OSError as error:
-        return f"vesper-ivshmem is not there ({path}: {error.strerror}); {START_IT}"
+        return f"vesper-ivshmem is not running ({path}: {error.strerror}); {START_IT}"
     except (ValueError, LookupError, TypeError, AttributeError):
-        return f"what answers at {path} is no vesper-ivshmem"
+        return f"the process that answers at {path} is not vesper-ivshmem"
     return ""

@@ -13,7 +13,7 @@ import time
 
 from vesper_monitor.ocf.atomic_file import in_memory
 from vesper_monitor.ocf.invocation import log_line
-from vesper_monitor.ocf.libvirt import domain_xml, ivshmem_server
+from vesper_monitor.ocf.libvirt import domain_xml, ivshmem_server, save_config
 from vesper_monitor.ocf.libvirt.unplug import read_live_xml, unplug_device
 from vesper_monitor.ocf.toolstack import ToolstackError, finish_migration, spawn_command
 
@@ -21,7 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lxml.etree import _Element as Element
 
-    from vesper_monitor.ocf.libvirt.virsh import Options, Virsh
+    from vesper_monitor.ocf.libvirt.virsh_call import Options
+    from vesper_monitor.ocf.libvirt.virsh_states import VirshStates
     from vesper_monitor.ocf.toolstack import Background
 
 __all__ = ["Route", "finish_arrival", "migrate_domain"]
@@ -36,7 +37,7 @@ DOWNTIME_PAUSE_S = 0.5
 
 
 class Route:
-    """Which way the domain goes, as the stock agent finds it.
+    """Where the domain and its memory go, by the stock agent's rules.
 
     :param node: the target's name in the cluster.
     """
@@ -73,7 +74,9 @@ class Route:
                 port = f":{options.migrate_port}" if options.migrate_port else ""
                 self.memory = f"tcp://{target}{port}"
             else:
-                log_line(f"migration_network_suffix: not for {scheme}; libvirt chooses the network")
+                log_line(
+                    f"migration_network_suffix: not used with {scheme}; libvirt chooses the network"
+                )
 
 
 def _add_suffix(node: str, suffix: str) -> str:
@@ -83,7 +86,7 @@ def _add_suffix(node: str, suffix: str) -> str:
 
 
 def _bracket_host(host: str) -> str:
-    """A host as a URI has it: an IPv6 address in brackets."""
+    """Return a host as a URI has it: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
@@ -108,7 +111,7 @@ def _remote_uri(uri: str, transport: str, host: str) -> str:
     return f"{driver}{'+' + via if via else ''}://{host}{':' + port if port else ''}/{path}"
 
 
-def migrate_domain(virsh: Virsh, name: str, node: str, limit: float) -> None:
+def migrate_domain(virsh: VirshStates, name: str, node: str, limit: float) -> None:
     """See :class:`~vesper_monitor.ocf.toolstack.Toolstack`.
 
     :param node: the target's name in the cluster.
@@ -116,7 +119,8 @@ def migrate_domain(virsh: Virsh, name: str, node: str, limit: float) -> None:
     end = time.monotonic() + limit
     options = virsh.options
     route = Route(options, node)
-    virsh.tend_domain(name, LOOK_LIMIT_S)
+    if options.save_config:
+        save_config.save_config(virsh, name, LOOK_LIMIT_S)
     root = read_live_xml(virsh, name, LOOK_LIMIT_S)
     device = domain_xml.find_device(root, ivshmem_server.qemu_socket())
     if options.start_resources:
@@ -125,7 +129,7 @@ def migrate_domain(virsh: Virsh, name: str, node: str, limit: float) -> None:
         start_resources(virsh, root, route.remote)
     unplugged = device is not None and not domain_xml.is_migratable_with(root, device)
     if device is not None and unplugged:
-        log_line(f"{name}: VESPER's device is no master and cannot go along: unplugging it")
+        log_line(f"{name}: VESPER's device is no master and cannot be migrated; unplugging it")
         unplug_device(virsh, name, root, device)
     try:
         try:
@@ -147,7 +151,7 @@ def migrate_domain(virsh: Virsh, name: str, node: str, limit: float) -> None:
             _send_domain(virsh, name, route, end)
     except ToolstackError:
         if unplugged and (trouble := _plug_device(virsh, name)):
-            log_line(f"{name}: is not watched any more: {trouble}")
+            log_line(f"{name}: is no longer watched: {trouble}")
         raise
 
 
@@ -161,27 +165,28 @@ def _names_device(error: ToolstackError, device: Element) -> bool:
     return any(name and name in str(error) for name in names)
 
 
-def finish_arrival(virsh: Virsh, name: str, limit: float) -> str:
+def finish_arrival(virsh: VirshStates, name: str, limit: float) -> str:
     """Plug the device in where it is missing. Never fails.
 
     :returns: why it is still missing.
     """
-    virsh.tend_domain(name, limit)
+    if virsh.options.save_config:
+        save_config.save_config(virsh, name, limit)
     if not virsh.options.add_device:
         return ""
     try:
         root = read_live_xml(virsh, name, limit)
         if root.get("type") not in ("kvm", "qemu"):
-            return f"a domain of type {root.get('type')} has no ivshmem device"
+            return f"a domain of type {root.get('type')} cannot have an ivshmem device"
         if domain_xml.find_device(root, ivshmem_server.qemu_socket()) is not None:
             return ""
     except ToolstackError as error:
-        log_line(f"{name}: whether it has VESPER's device is not known: {error}")
+        log_line(f"{name}: cannot tell whether it has VESPER's device: {error}")
         return ""
     return _plug_device(virsh, name)
 
 
-def _send_domain(virsh: Virsh, name: str, route: Route, end: float) -> None:
+def _send_domain(virsh: VirshStates, name: str, route: Route, end: float) -> None:
     """:raises ToolstackError: it did not go."""
     options = virsh.options
     if options.speed:
@@ -203,7 +208,7 @@ def _send_domain(virsh: Virsh, name: str, route: Route, end: float) -> None:
     finish_migration(job, end - time.monotonic())
 
 
-def _set_downtime(virsh: Virsh, name: str, uuid: str, job: Background, end: float) -> None:
+def _set_downtime(virsh: VirshStates, name: str, uuid: str, job: Background, end: float) -> None:
     words = ("migrate-setmaxdowntime", uuid, str(virsh.options.downtime))
     trouble: ToolstackError | None = None
     while job.wait_for_exit(DOWNTIME_PAUSE_S) is None and time.monotonic() < end:
@@ -216,7 +221,7 @@ def _set_downtime(virsh: Virsh, name: str, uuid: str, job: Background, end: floa
         log_line(f"{name}: the downtime is not set: {trouble}")
 
 
-def _plug_device(virsh: Virsh, name: str) -> str:
+def _plug_device(virsh: VirshStates, name: str) -> str:
     """:returns: why the domain has no device now; empty: it has."""
     if trouble := ivshmem_server.find_trouble():
         return trouble

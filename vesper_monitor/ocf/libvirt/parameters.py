@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 
 from vesper_monitor.ocf import actions
-from vesper_monitor.ocf.agent import Agent, Settings
+from vesper_monitor.ocf.agent import Agent
 from vesper_monitor.ocf.domain_identity import find_configured_name
-from vesper_monitor.ocf.libvirt.virsh import Options, Virsh
+from vesper_monitor.ocf.libvirt.virsh import Virsh
+from vesper_monitor.ocf.libvirt.virsh_call import Options
 from vesper_monitor.ocf.parameters import Reader
+from vesper_monitor.ocf.settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def _read_name(data: bytes) -> str:
 def read_settings(call: OcfInvocation, *, strict: bool) -> tuple[Settings, Options]:
     """Read the parameters.
 
-    :raises Exit: code 6 with what is wrong, if strict.
+    :raises OcfExit: code 6 with the error, if strict.
     """
     read = Reader(call)
     config = read.read_path("config", "the domain's libvirt XML file")
@@ -80,14 +82,15 @@ def _read_options(read: Reader) -> Options:
     if any(mode not in SHUTDOWN_MODES for mode in modes):
         known = ", ".join(SHUTDOWN_MODES)
         read.note_doubt(
-            "shutdown_mode", f"parameter shutdown_mode={options.shutdown_mode}: must be of {known}"
+            "shutdown_mode",
+            f"parameter shutdown_mode={options.shutdown_mode}: must be one or more of {known}",
         )
         options.shutdown_mode = ""
     options.sync_config = read.read_boolean("sync_config_on_stop")
     options.save_config = read.read_boolean("save_config_on_stop") or options.sync_config
     options.snapshot = read.read_text("snapshot")
     if options.snapshot and read.read_boolean("force_stop"):
-        read.wrong.append("parameters snapshot and force_stop cannot be set both")
+        read.wrong.append("parameters snapshot and force_stop cannot both be set")
     options.backing_file = read.read_text("backingfile")
     options.stateless = read.read_boolean("stateless")
     if options.stateless and not options.backing_file:
@@ -107,7 +110,7 @@ def _read_options(read: Reader) -> Options:
 
 
 def _default_uri() -> str:
-    """As libvirt's client chooses it, but that it is not asked: it may hang."""
+    """Return the URI that libvirt's client would choose, without asking it: it may hang."""
     if uri := os.environ.get("VIRSH_DEFAULT_CONNECT_URI") or os.environ.get("LIBVIRT_DEFAULT_URI"):
         return uri
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A domain's QEMU, asked and ended without libvirt, which does not answer."""
+"""Asks and ends a domain's QEMU while libvirt does not answer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ KILL_PAUSE_S = 0.05
 
 
 def press_power_button(name: str) -> None:
-    """The guest's power button.
+    """Press the guest's power button.
 
-    :raises ToolstackHangsError: QEMU's monitor is not to be had.
+    :raises ToolstackHangsError: QEMU's monitor does not answer.
     """
     try:
         qmp.ask_qemu(name, "system_powerdown", limit=MONITOR_LIMIT_S)
@@ -34,7 +34,7 @@ def press_power_button(name: str) -> None:
 
 
 def has_shut_down(name: str) -> bool:
-    """Whether the guest has; then QEMU, which stays for libvirt (-no-shutdown), is ended."""
+    """Whether the guest shut down; then QEMU, which waits for libvirt (-no-shutdown), is ended."""
     try:
         if qmp.ask_qemu(name, "query-status", limit=MONITOR_LIMIT_S)["status"] != "shutdown":
             return False

@@ -18,14 +18,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lxml.etree import _Element as Element
 
-    from vesper_monitor.ocf.libvirt.virsh import Virsh
+    from vesper_monitor.ocf.libvirt.virsh_call import VirshCall
 
 __all__ = ["save_config", "take_out_ours"]
 
 
-def save_config(virsh: Virsh, name: str, limit: float) -> None:
-    """Write the configuration into the domain's file, if they differ. Never fails."""
+def save_config(virsh: VirshCall, name: str, limit: float) -> None:
+    """Write the configuration into the domain's file, if they differ. Never fails.
+
+    Nothing is done while libvirtd hangs.
+    """
     config = virsh.options.config
+    if virsh.has_hung_lately():
+        return
     try:
         if not _write_if_changed(virsh, config, name, limit):
             return
@@ -40,7 +45,7 @@ def save_config(virsh: Virsh, name: str, limit: float) -> None:
         log_line(f"{name}: its configuration is not saved in {config}: {error}")
 
 
-def _write_if_changed(virsh: Virsh, config: str, name: str, limit: float) -> bool:
+def _write_if_changed(virsh: VirshCall, config: str, name: str, limit: float) -> bool:
     """:returns: whether the file has changed."""
     root = domain_xml.parse_domain(
         virsh.do_to(name, limit, "dumpxml", "--inactive", "--security-info")

@@ -27,7 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lxml.etree import _Element as Element
 
-    from vesper_monitor.ocf.libvirt.virsh import Options, Virsh
+    from vesper_monitor.ocf.libvirt.virsh_call import Options
+    from vesper_monitor.ocf.libvirt.virsh_states import VirshStates
 
 __all__ = ["check_config", "create_domain", "save_domain", "start_resources"]
 
@@ -41,7 +42,7 @@ AWAY_PAUSE_S = 1.0
 AWAY = ("failed to connect socket", "end of file", "cannot recv", "cannot write", "reset by peer")
 
 
-def create_domain(virsh: Virsh, config: str, name: str, limit: float) -> str:
+def create_domain(virsh: VirshStates, config: str, name: str, limit: float) -> str:
     """Start a domain: see :class:`~vesper_monitor.ocf.toolstack.Toolstack`."""
     end = time.monotonic() + limit
     options = virsh.options
@@ -66,7 +67,7 @@ def create_domain(virsh: Virsh, config: str, name: str, limit: float) -> str:
     return note
 
 
-def _create_with_device(virsh: Virsh, root: Element, name: str, end: float) -> str:
+def _create_with_device(virsh: VirshStates, root: Element, name: str, end: float) -> str:
     """Start the domain with VESPER's device; where that fails, once without it.
 
     :returns: why it has no device.
@@ -88,12 +89,12 @@ def _create_with_device(virsh: Virsh, root: Element, name: str, end: float) -> s
             raise
         log_line(f"{name}: {error}; trying again without VESPER's device")
         domain_xml.remove_device(root, device)
-        note = f"it does not start with VESPER's device: {error}"
+        note = f"it started only without VESPER's device: {error}"
         _create_from_xml(virsh, root, end)
     return note
 
 
-def _is_gone(virsh: Virsh, name: str) -> bool:
+def _is_gone(virsh: VirshStates, name: str) -> bool:
     """Whether a domain certainly is not there."""
     try:
         return name not in virsh.list_states(LOOK_LIMIT_S)
@@ -102,10 +103,10 @@ def _is_gone(virsh: Virsh, name: str) -> bool:
         return False
 
 
-def prepare_device(virsh: Virsh, root: Element) -> str:
-    """Give the domain VESPER's device, or take it away where nobody would serve it.
+def prepare_device(virsh: VirshStates, root: Element) -> str:
+    """Give the domain VESPER's device, or take it away where the server would not answer.
 
-    :returns: why it has none.
+    :returns: why it has none; empty: it has one.
     """
     path = ivshmem_server.qemu_socket()
     device = domain_xml.find_device(root, path)
@@ -119,18 +120,18 @@ def prepare_device(virsh: Virsh, root: Element) -> str:
         )
     if trouble := ivshmem_server.find_trouble():
         if device is not None:
-            # QEMU would not start, or wait for it for ever.
+            # QEMU would not start, or wait for the server without a limit.
             domain_xml.remove_device(root, device)
         return trouble
     if device is not None:
         if not domain_xml.is_migratable_with(root, device):
-            log_line(f"{name}: VESPER's device in its XML is no master: unplugged for a migration")
+            log_line(f"{name}: VESPER's device in its XML is no master: a migration will unplug it")
         return ""
     return domain_xml.add_device(root, path)
 
 
-def check_config(virsh: Virsh, config: str, limit: float) -> str:
-    """What libvirt has against a configuration file; empty: nothing.
+def check_config(virsh: VirshStates, config: str, limit: float) -> str:
+    """Return libvirt's error for a configuration file; empty: none.
 
     VESPER's device is not added: the domain starts without it, too.
 
@@ -143,7 +144,9 @@ def check_config(virsh: Virsh, config: str, limit: float) -> str:
             log_line(f"{config}: {doubt}")
         if virsh.driver_name() != "qemu" or domain_xml.passes_through_pci(root):
             # libvirtd 9.0 refuses host devices in domxml-to-native, or crashes.
-            log_line(f"{config}: whether {virsh.options.uri} accepts it is seen when it starts")
+            log_line(
+                f"{config}: cannot tell whether {virsh.options.uri} accepts it before it starts"
+            )
             return ""
         in_memory(
             domain_xml.serialize_domain(root).encode(),
@@ -160,19 +163,22 @@ def check_config(virsh: Virsh, config: str, limit: float) -> str:
     return ""
 
 
-def save_domain(virsh: Virsh, name: str, limit: float) -> bool:
-    """Save the domain's memory, and end it. :returns: whether that is done."""
+def save_domain(virsh: VirshStates, name: str, limit: float) -> bool:
+    """Save the domain's memory, and end it.
+
+    :returns: whether that is done.
+    """
     state = _state_file(virsh.options, name)
     log_line(f"{name}: saving it to {state}")
     try:
         virsh.do_to(name, limit, "save", state)
     except ToolstackError as error:
-        log_line(f"{name}: not saved, it is to shut down: {error}")
+        log_line(f"{name}: not saved, so it is shut down: {error}")
         return False
     return True
 
 
-def start_resources(virsh: Virsh, root: Element, uri: str = "") -> None:
+def start_resources(virsh: VirshStates, root: Element, uri: str = "") -> None:
     """Start the storage pools and networks that a domain uses.
 
     :param uri: of another libvirtd than this host's.
@@ -191,7 +197,7 @@ def start_resources(virsh: Virsh, root: Element, uri: str = "") -> None:
                 virsh.run_virsh(LOOK_LIMIT_S, "pool-refresh", name, uri=uri)
 
 
-def _create_from_xml(virsh: Virsh, root: Element, end: float) -> None:
+def _create_from_xml(virsh: VirshStates, root: Element, end: float) -> None:
     """:raises ToolstackError: it does not run."""
     name = root.findtext("name") or ""
     again = False
@@ -219,25 +225,25 @@ def _create_from_xml(virsh: Virsh, root: Element, end: float) -> None:
             time.sleep(AWAY_PAUSE_S)
 
 
-def _restore_domain(virsh: Virsh, name: str, state: str, limit: float) -> str:
+def _restore_domain(virsh: VirshStates, name: str, state: str, limit: float) -> str:
     """:raises ToolstackError: it does not run."""
     log_line(f"{name}: restoring it from {state}")
     virsh.run_virsh(limit, "restore", state)
     try:
         os.unlink(state)
     except OSError as error:
-        # It would be restored once more, with a disk that has gone on.
+        # It would be restored once more, with a disk that changed since.
         virsh.destroy_domain(name, LOOK_LIMIT_S)
         raise ToolstackError(f"{state} cannot be removed: {error.strerror}") from error
     return ""
 
 
-def _check_tpm(virsh: Virsh, name: str) -> None:
-    """Say so where libvirt is too old to keep the TPM's state. Never fails."""
+def _check_tpm(virsh: VirshStates, name: str) -> None:
+    """Log if libvirt is too old to keep the TPM's state. Never fails."""
     try:
         live = domain_xml.parse_domain(virsh.do_to(name, LOOK_LIMIT_S, "dumpxml"))
     except (ToolstackError, ValueError) as error:
-        log_line(f"{name}: whether the state of its vTPM is kept is not known: {error}")
+        log_line(f"{name}: cannot tell whether the state of its vTPM is kept: {error}")
         return
     if vtpm.is_lost_at_end(live):
         log_line(
@@ -262,7 +268,7 @@ def _make_image(options: Options, config: str, end: float) -> None:
 
 
 def _detect_image_format(image: str, end: float) -> str:
-    """QEMU 6.1 and later want it said, and do not guess for a good reason."""
+    """Return the format, which QEMU 6.1 and later require: guessing is a security risk."""
     for line in _run_until(end, "qemu-img", "info", "-U", image).splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "file format":

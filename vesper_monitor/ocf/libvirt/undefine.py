@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lxml.etree import _Element as Element
 
-    from vesper_monitor.ocf.libvirt.virsh import Virsh
+    from vesper_monitor.ocf.libvirt.virsh_call import VirshCall
 
 __all__ = ["take_uuid", "undefine_domain"]
 
@@ -26,7 +26,7 @@ UNDEFINE_LIMIT_S = 20.0
 KEEP_TPM = "--keep-tpm"
 
 
-def undefine_domain(virsh: Virsh, config: str, name: str, data: bytes, root: Element) -> bool:
+def undefine_domain(virsh: VirshCall, config: str, name: str, data: bytes, root: Element) -> bool:
     """Undefine a domain that does not run.
 
     :param data: the configuration file, which may be libvirt's own, so that it goes
@@ -35,7 +35,7 @@ def undefine_domain(virsh: Virsh, config: str, name: str, data: bytes, root: Ele
     :returns: whether libvirt does not have it any more.
     :raises ToolstackError: the file is lost.
     """
-    log_line(f"{name}: is defined in libvirt, which must not start it by itself: undefining it")
+    log_line(f"{name}: is defined in libvirt, which might start it by itself; undefining it")
     try:
         before = os.stat(config)
         keep = ["--keep-nvram"]
@@ -61,7 +61,7 @@ def undefine_domain(virsh: Virsh, config: str, name: str, data: bytes, root: Ele
     return True
 
 
-def take_uuid(virsh: Virsh, name: str, root: Element) -> None:
+def take_uuid(virsh: VirshCall, name: str, root: Element) -> None:
     """Give the copy the UUID of a domain that stays defined, if the file says none.
 
     With another one libvirt would refuse it.
@@ -71,24 +71,24 @@ def take_uuid(virsh: Virsh, name: str, root: Element) -> None:
     domain_xml.set_uuid(root, virsh.find_ident(name, UNDEFINE_LIMIT_S))
 
 
-def _knows_keep_tpm(virsh: Virsh) -> bool:
+def _knows_keep_tpm(virsh: VirshCall) -> bool:
     """Whether virsh can keep the TPM's state when it undefines (8.9 and later)."""
     return KEEP_TPM in virsh.run_virsh(UNDEFINE_LIMIT_S, "help", "undefine")
 
 
-def _may_have_tpm(virsh: Virsh, name: str) -> bool:
+def _may_have_tpm(virsh: VirshCall, name: str) -> bool:
     """Whether the domain as it is defined has a TPM with a state; if in doubt, it has."""
     try:
         defined = domain_xml.parse_domain(
             virsh.do_to(name, UNDEFINE_LIMIT_S, "dumpxml", "--inactive")
         )
     except (ToolstackError, ValueError) as error:
-        log_line(f"{name}: whether it has a TPM is not known: {error}")
+        log_line(f"{name}: cannot tell whether it has a TPM: {error}")
         return True
     return bool(vtpm.list_backends(defined))
 
 
-def _stop_autostart(virsh: Virsh, name: str) -> None:
+def _stop_autostart(virsh: VirshCall, name: str) -> None:
     try:
         virsh.do_to(name, UNDEFINE_LIMIT_S, "autostart", "--disable")
     except ToolstackError as error:

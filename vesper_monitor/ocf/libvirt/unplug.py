@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""VESPER's device is unplugged from a domain that runs, so that QEMU survives it.
+"""Unplugs VESPER's device from a running domain so that QEMU survives it.
 
 What QEMU 7.2 does wrong when an ivshmem-doorbell goes (ivshmem_exit(), hw/misc/ivshmem.c):
 
@@ -30,13 +30,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lxml.etree import _Element as Element
 
-    from vesper_monitor.ocf.libvirt.virsh import Virsh
+    from vesper_monitor.ocf.libvirt.virsh_call import VirshCall
 
 __all__ = ["read_live_xml", "unplug_device"]
 
 #: Seconds for one command.
 LOOK_LIMIT_S = 10.0
-#: Seconds for the guest to let go of its device.
+#: Seconds for the guest to release its device.
 UNPLUG_LIMIT_S = 10.0
 UNPLUG_PAUSE_S = 0.25
 #: Seconds for QEMU's RCU callbacks.
@@ -46,7 +46,7 @@ SETTLE_S = 1.0
 MAX_OCCUPIERS = 32
 
 
-def read_live_xml(virsh: Virsh, name: str, limit: float) -> Element:
+def read_live_xml(virsh: VirshCall, name: str, limit: float) -> Element:
     """The XML of a domain that runs. :raises ToolstackError: not known."""
     try:
         return domain_xml.parse_domain(virsh.do_to(name, limit, "dumpxml"))
@@ -54,7 +54,7 @@ def read_live_xml(virsh: Virsh, name: str, limit: float) -> Element:
         raise ToolstackError(f"virsh dumpxml {name}: {error}") from None
 
 
-def unplug_device(virsh: Virsh, name: str, root: Element, device: Element) -> None:
+def unplug_device(virsh: VirshCall, name: str, root: Element, device: Element) -> None:
     """
     :param root: the domain's live XML.
     :raises ToolstackError: the guest does not let go of it, or QEMU might not
@@ -74,8 +74,8 @@ def unplug_device(virsh: Virsh, name: str, root: Element, device: Element) -> No
     ):
         if time.monotonic() >= end:
             raise ToolstackError(
-                f"the guest did not let go of VESPER's device within {UNPLUG_LIMIT_S:g} s, which "
-                "cannot go along; nothing was sent"
+                f"the guest did not release VESPER's device within {UNPLUG_LIMIT_S:g} s, and "
+                "the device cannot be migrated; nothing was sent"
             )
         time.sleep(UNPLUG_PAUSE_S)
     time.sleep(SETTLE_S)
@@ -83,7 +83,7 @@ def unplug_device(virsh: Virsh, name: str, root: Element, device: Element) -> No
         _occupy_descriptors(virsh, name, before)
 
 
-def _list_descriptors(virsh: Virsh, name: str) -> set[str]:
+def _list_descriptors(virsh: VirshCall, name: str) -> set[str]:
     """Numbers of those that the domain's QEMU has.
 
     :raises ToolstackError: not known.
@@ -100,7 +100,7 @@ def _list_descriptors(virsh: Virsh, name: str) -> set[str]:
         raise ToolstackError(f"descriptors of {name}'s QEMU: {error}; nothing was sent") from None
 
 
-def _occupy_descriptors(virsh: Virsh, name: str, before: set[str]) -> None:
+def _occupy_descriptors(virsh: VirshCall, name: str, before: set[str]) -> None:
     """:raises ToolstackError: a number stays free."""
     lost = before - _list_descriptors(virsh, name)
     for _ in range(MAX_OCCUPIERS):

@@ -7,7 +7,7 @@ from vesper_monitor.ocf.toolstack import ToolstackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vesper_monitor.ocf.libvirt.virsh import Virsh
+    from vesper_monitor.ocf.libvirt.virsh_call import VirshCall
 
 __all__ = ["list_states"]
 
@@ -20,9 +20,9 @@ PAUSED = 3
 SHUT_OFF = 5
 
 
-def list_states(virsh: Virsh, limit: float) -> dict[str, tuple[int, int]]:
+def list_states(virsh: VirshCall, limit: float) -> dict[str, tuple[int, int]]:
     """Return state and reason by name, as
-    :func:`~vesper_monitor.ocf.libvirt.virsh.parse_stats` does.
+    :func:`~vesper_monitor.ocf.libvirt.virsh_states.parse_stats` does.
 
     Such a driver knows no reasons: they are 0.  Every domain that is active counts
     as running at first, so that none is missed that changes its state meanwhile.
@@ -45,11 +45,11 @@ def list_states(virsh: Virsh, limit: float) -> dict[str, tuple[int, int]]:
     return {name: (state, 0) for name, state in found.items()}
 
 
-def _list_names(virsh: Virsh, limit: float, *words: str) -> list[str]:
+def _list_names(virsh: VirshCall, limit: float, *words: str) -> list[str]:
     return [name for name in virsh.run_virsh(limit, "list", "--name", *words).splitlines() if name]
 
 
-def _ask_state(virsh: Virsh, name: str, limit: float) -> int:
+def _ask_state(virsh: VirshCall, name: str, limit: float) -> int:
     """:raises ToolstackError: not known."""
     said = virsh.do_to(name, limit, "domstate").strip()
     if said not in STATE_NAMES:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""allow_mem_management: all domains of a host share its memory in equal parts.
+"""allow_mem_management: divides a host's memory equally among its domains.
 
 As the stock agent does: what the host has, less what it keeps for itself,
 divided by the number of running domains.  Unlike there the domain's
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 
-from vesper_monitor.ocf.agent import ALIVE
+from vesper_monitor.ocf.domain_lookup import ALIVE
 from vesper_monitor.ocf.invocation import log_line
 from vesper_monitor.ocf.toolstack import ToolstackError
 
@@ -47,7 +47,7 @@ def make_room(agent: Agent) -> int | None:
         _wait_for_free(agent, share)
         return share
     except ToolstackError as error:
-        log_line(f"{agent.vm}: memory is not shared out: {error}")
+        log_line(f"{agent.vm}: memory is not divided: {error}")
         return None
 
 
@@ -56,33 +56,33 @@ def share_out(agent: Agent) -> None:
     try:
         _share_out(agent, 0)
     except ToolstackError as error:
-        log_line(f"{agent.vm}: memory is not shared out: {error}")
+        log_line(f"{agent.vm}: memory is not divided: {error}")
 
 
 def _share_out(agent: Agent, new: int) -> int | None:
     """:returns: MiB per domain; None: there is nothing to share."""
     host = _read_host_memory(agent)
-    total, _ = host.read_host_memory(agent.limit_call(LOOK_LIMIT_S))
-    states = agent.toolstack.list_states(agent.limit_call(LOOK_LIMIT_S))
-    domains = host.list_sizes(agent.limit_call(LOOK_LIMIT_S))
+    total, _ = host.read_host_memory(agent.call.limit_time(LOOK_LIMIT_S))
+    states = agent.toolstack.list_states(agent.call.limit_time(LOOK_LIMIT_S))
+    domains = host.list_sizes(agent.call.limit_time(LOOK_LIMIT_S))
     running = [name for name in domains if states.get(name) in ALIVE]
     count = len(running) + new
     share = (total - agent.settings.reserved_memory) // count if count else 0
     if share <= 0:
         if count:
             log_line(
-                f"memory of this host: {total} MiB, of which it keeps "
-                f"{agent.settings.reserved_memory}: nothing to share out among {count} domains"
+                f"memory of this host: {total} MiB, less {agent.settings.reserved_memory} MiB that "
+                f"it reserves: nothing to divide among {count} domains"
             )
         return None
     for name in running:
         if domains[name][0] == share:
             continue
         if agent.call.seconds_left() < 2.0:
-            log_line("memory is not shared out among all domains: the action's time is up")
+            log_line("memory is not divided among all domains: the action's time is up")
             break
         try:
-            host.set_memory(name, share, agent.limit_call(LOOK_LIMIT_S))
+            host.set_memory(name, share, agent.call.limit_time(LOOK_LIMIT_S))
         except ToolstackError as error:
             log_line(f"{name}: keeps its {domains[name][0]} MiB: {error}")
     log_line(f"memory: {share} MiB for each of {count} domains")
@@ -98,11 +98,11 @@ def _read_host_memory(agent: Agent) -> HostMemory:
 def _wait_for_free(agent: Agent, wanted: int) -> None:
     end = time.monotonic() + min(SHRINK_LIMIT_S, agent.call.seconds_left() / 4)
     while True:
-        _, free = _read_host_memory(agent).read_host_memory(agent.limit_call(LOOK_LIMIT_S))
+        _, free = _read_host_memory(agent).read_host_memory(agent.call.limit_time(LOOK_LIMIT_S))
         if free >= wanted:
             return
         if time.monotonic() >= end:
-            log_line(f"memory: {free} of {wanted} MiB are free; trying all the same")
+            log_line(f"memory: {free} of {wanted} MiB are free; trying nevertheless")
             return
         time.sleep(SHRINK_PAUSE_S)
 

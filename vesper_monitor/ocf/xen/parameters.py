@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from vesper_monitor.ocf import actions
-from vesper_monitor.ocf.agent import Agent, Settings
+from vesper_monitor.ocf.agent import Agent
 from vesper_monitor.ocf.domain_identity import find_configured_name
 from vesper_monitor.ocf.invocation import OcfInvocation
 from vesper_monitor.ocf.parameters import Reader
+from vesper_monitor.ocf.settings import Settings
 from vesper_monitor.ocf.xen.xl import Xl
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ def _read_name(data: bytes) -> str:
 def read_settings(call: OcfInvocation, *, strict: bool) -> Settings:
     """Read the parameters.
 
-    :raises Exit: code 6 with what is wrong, if strict.
+    :raises OcfExit: code 6 with the error, if strict.
     """
     read = Reader(call)
     config = read.read_path("xmfile", "the domain's xl configuration file")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Xen's toolstack ``xl`` as the OCF agent uses it: bounded, and never wrong.
+"""Xen's toolstack ``xl`` as the OCF agents use it.
 
 A domain counts as gone only where ``xl list`` has listed all domains and it
 was not among them.  All else (no answer, an error) is
-:class:`~vesper_monitor.ocf.toolstack.ToolstackError`: not known.
+:class:`~vesper_monitor.ocf.toolstack.ToolstackError`: unknown.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vesper_monitor.ocf.toolstack import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vesper_monitor.ocf.toolstack import Background, HostMemory, Keeper
+    from vesper_monitor.ocf.toolstack import Background, CrashedDomainKeeper, HostMemory
 
 __all__ = ["Xl", "parse_list"]
 
@@ -81,7 +81,7 @@ class Xl:
         self._listed_at = float("-inf")
         #: of all lists
         self._last_numbers: dict[str, str] = {}
-        self.keeper: Keeper | None = self
+        self.keeper: CrashedDomainKeeper | None = self
         self.host: HostMemory | None = self
 
     def is_absent(self) -> bool:
@@ -106,7 +106,7 @@ class Xl:
             raise
         if code == 0:
             listed = parse_list(text)
-            # The host itself is nobody's VM, whatever a configuration names.
+            # The host itself is no VM, even if a configuration names it.
             listed = {name: found for name, found in listed.items() if found[1] != "0"}
             self._numbers = {name: number for name, (_, number) in listed.items()}
             self._last_numbers |= self._numbers
@@ -176,7 +176,7 @@ class Xl:
         if code is None:
             # Not ended: what it has begun it may still finish, beside another try.
             raise ToolstackError(
-                f"xl destroy {number} ({name}) did not end within {max(limit, 0):.0f} s"
+                f"xl destroy {number} ({name}) did not finish within {max(limit, 0):.0f} s"
             )
         said = job.read_output()
         job.close()
@@ -245,7 +245,10 @@ class Xl:
         return self._run_xl(limit, command, self.find_ident(name, limit), *words)
 
     def _run_xl(self, limit: float, *words: str) -> str:
-        """Run xl; what it said. :raises ToolstackError:"""
+        """Run xl, and return its output.
+
+        :raises ToolstackError:
+        """
         code, text = run_command([XL, *words], limit)
         if code != 0:
             raise ToolstackError(f"xl {' '.join(words)}: exit status {code}: {_last_line(text)}")
@@ -253,13 +256,13 @@ class Xl:
 
 
 def _name_line(name: str) -> str:
-    """As a line of an xl.cfg(5)."""
+    """Return the name as a line of an xl.cfg(5)."""
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
     return f'name="{quoted}"'
 
 
 def _last_line(text: str) -> str:
-    """The line of an error message that says the most: the first error, if marked."""
+    """Return the most useful line of an error message: the first error, if marked."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     marked = [line for line in lines if "error" in line.lower()]
     return (marked or lines or ["no message"])[0 if marked else -1]

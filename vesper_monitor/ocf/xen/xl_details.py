@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What else ``xl`` says, understood. Apart from xl.py: no monitor needs it."""
+"""Parses what only some actions ask ``xl``; no monitor imports it."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def parse_memory(text: str) -> tuple[int, int]:
     try:
         return int(known["total_memory"]), int(known["free_memory"])
     except (KeyError, ValueError) as error:
-        raise ToolstackError(f"xl info says nothing of the host's memory: {error}") from None
+        raise ToolstackError(f"xl info does not show the host's memory: {error}") from None
 
 
 def explain_immovable(listed: str, info: Callable[[], str]) -> str:
-    """Why a domain cannot be migrated live; empty: nothing speaks against it.
+    """Return why a domain cannot be migrated live; empty: no reason is known.
 
     :param listed: what ``xl list -l NAME`` says.
     :param info: runs ``xl info``.

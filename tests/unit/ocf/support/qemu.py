@@ -12,6 +12,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+#: What vesperd says of a domain without VESPER's device (kvm_transport/link.py).
+NO_DEVICE = "vm1: its QEMU (process 12) has no VESPER device: no memory; add one and start it again"
+
 #: As libvirt starts it: it locks its pid file and becomes QEMU.
 QEMU = """
 import fcntl, os, signal, sys

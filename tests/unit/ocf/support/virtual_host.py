@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from vesper_monitor.client import DaemonError, DaemonUnavailableError
-from vesper_monitor.ocf import hand_over, toolstack
+from vesper_monitor.ocf import arrival, start, toolstack, validate
 from vesper_monitor.ocf.actions import ACTIONS, STRICT
 from vesper_monitor.ocf.agent import Agent
+from vesper_monitor.ocf.carried_fault import pack_fault
 from vesper_monitor.ocf.invocation import OcfExit, OcfInvocation
-from vesper_monitor.ocf.libvirt import migrate, virsh
+from vesper_monitor.ocf.libvirt import migrate, virsh, virsh_call
 from vesper_monitor.ocf.libvirt import parameters as libvirt_parameters
 from vesper_monitor.ocf.xen import parameters as xen_parameters
 from vesper_monitor.ocf.xen import xl
@@ -133,11 +134,12 @@ class VirtualHost:
         monkeypatch.setattr(time, "sleep", self.clock.sleep)
         monkeypatch.setattr(time, "monotonic", lambda: self.clock.now)
         monkeypatch.setattr(time, "clock_gettime", lambda _: self.clock.now)
-        for module in (hand_over, toolstack, virsh, migrate, xl):
+        for module in (arrival, toolstack, virsh, virsh_call, migrate, xl):
             monkeypatch.setattr(module, "spawn_command", self._spawn)
         monkeypatch.setenv("VESPER_QEMU_RUN", str(folder / "qemu"))
         monkeypatch.setenv("VESPER_IVSHMEM", str(folder / "ivshmem"))
-        monkeypatch.setattr(Agent, "check_node", lambda _: None)
+        for module in (start, validate):
+            monkeypatch.setattr(module, "check_node", lambda _: None)
         monkeypatch.setattr(Xl, "is_absent", lambda _: False)
 
     def ident(self, name: str) -> str:
@@ -182,7 +184,7 @@ class VirtualHost:
     def send(self, name: str) -> None:
         """Another node has sent a domain here for the resource."""
         ident = self.ident(name) if self.config_parameter == "config" else ""
-        self.sent = hand_over.pack_fault({"vm": name, "ident": ident, "fault": None})
+        self.sent = pack_fault({"vm": name, "ident": ident, "fault": None})
 
     def _spawn(self, command: list[str], *_: Any, **__: Any) -> Job:
         if command[0] == "attrd_updater":
