@@ -146,7 +146,7 @@ def migrate_from(agent: Agent) -> None:
 
         wait_for_success(agent)
     if agent.settings.manage_memory:
-        from vesper_monitor.ocf.xen.memory import share_out
+        from vesper_monitor.ocf.host_memory import share_out
 
         share_out(agent)
 

@@ -174,6 +174,9 @@ if TYPE_CHECKING:
             :raises ToolstackError: not known.
             """
 
+        def read_max_memory(self, config: str) -> int | None:
+            """Return the most MiB that a configuration file allows; None: it has no limit."""
+
         def set_memory(self, name: str, memory: int, limit: float) -> None:
             """Change a domain's memory; the guest may take a while.
 
