@@ -34,7 +34,7 @@ ARRIVED_LIMIT_S = 20.0
 
 
 def failure_attribute_name(vm: str) -> str:
-    """Name of the transient node attribute with why a VM's last migration failed."""
+    """Return the name of the node attribute that says why the last migration of a VM failed."""
     return f"vesper-migration-{vm}"
 
 
