@@ -47,7 +47,7 @@ def run_agent(
     """Do an action; return its exit code.
 
     :param agent: XenVM or LibvirtVM.
-    :param said: what vesperd has answered already (:mod:`vesper_monitor.ocf.fast_monitor`).
+    :param said: the answer that vesperd gave already (:mod:`vesper_monitor.ocf.fast_monitor`).
     """
     check_library(tree)
     if agent == "XenVM":

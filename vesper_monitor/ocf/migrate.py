@@ -34,7 +34,7 @@ ARRIVED_LIMIT_S = 20.0
 
 
 def failure_attribute_name(vm: str) -> str:
-    """Name of the transient node attribute with why a VM's last migration failed."""
+    """Return the name of the node attribute that says why the last migration of a VM failed."""
     return f"vesper-migration-{vm}"
 
 
@@ -146,7 +146,7 @@ def migrate_from(agent: Agent) -> None:
 
         wait_for_success(agent)
     if agent.settings.manage_memory:
-        from vesper_monitor.ocf.xen.memory import share_out
+        from vesper_monitor.ocf.host_memory import share_out
 
         share_out(agent)
 

@@ -142,8 +142,8 @@ def _wrong_probe(name: str) -> str:
 def _wrong_service(name: str) -> str:
     if "'" in name or '"' in name:
         return (
-            f"parameter services: {name} has a quotation mark; separate names with blanks, and "
-            "write one with a blank into fault_on, see vesper-rules(7)"
+            f"parameter services: {name} has a quotation mark; separate names with blanks; "
+            "one that contains a blank belongs in fault_on"
         )
     if "/" in name:
         return (

@@ -108,7 +108,7 @@ def _create_domain(agent: Agent) -> None:
     vm = agent.vm
     memory = None
     if agent.settings.manage_memory:
-        from vesper_monitor.ocf.xen.memory import make_room
+        from vesper_monitor.ocf.host_memory import make_room
 
         memory = make_room(agent)
     create, config = agent.toolstack.create_domain, agent.settings.config

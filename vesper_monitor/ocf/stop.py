@@ -91,7 +91,7 @@ class Stop:
         agent.identity.forget_domain()
         agent.lookup.forget_sent()
         if agent.settings.manage_memory:
-            from vesper_monitor.ocf.xen.memory import share_out
+            from vesper_monitor.ocf.host_memory import share_out
 
             share_out(agent)
 

@@ -174,6 +174,9 @@ if TYPE_CHECKING:
             :raises ToolstackError: not known.
             """
 
+        def read_max_memory(self, config: str) -> int | None:
+            """Return the most MiB that a configuration file allows; None: it has no limit."""
+
         def set_memory(self, name: str, memory: int, limit: float) -> None:
             """Change a domain's memory; the guest may take a while.
 
@@ -296,9 +299,10 @@ def run_command(command: list[str], limit: float) -> tuple[int, str]:
     try:
         code = job.wait_for_exit(limit)
         if code is None:
+            # Without options: a value may be long, and an exit reason is short.
+            shown = " ".join(word for word in command[:2] if not word.startswith("-"))
             raise ToolstackError(
-                f"{' '.join(command)} did not finish within {max(limit, 0):.0f} s; "
-                "check the host's toolstack daemons"
+                f"{shown} did not finish within {max(limit, 0):.0f} s; check its daemon"
             )
         return code, job.read_output()
     finally:

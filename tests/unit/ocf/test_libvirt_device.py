@@ -404,6 +404,16 @@ def test_what_is_wrong_beside_the_device_is_told(
     assert len(host.calls("create")) == 2
 
 
+def test_a_missing_server_fits_into_what_pacemaker_keeps(host: Host) -> None:
+    """The cause and what to do are both shown."""
+    host.vesperd.listen()
+    assert host.call("start").code == SUCCESS
+    reason = degraded(host).reason or ""
+    assert " ... " not in reason
+    assert reason.endswith("vesper-ivshmem is not running (No such file or directory); "
+                           "run: systemctl start vesper-ivshmem")  # fmt: skip
+
+
 def test_a_note_is_forgotten_when_all_is_well(
     host: Host, ivshmem_server: StandinIvshmemServer
 ) -> None:

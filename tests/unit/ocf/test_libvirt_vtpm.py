@@ -12,7 +12,7 @@ from vesper_monitor.ocf.libvirt import domain_xml, vtpm
 SUCCESS = 0
 UUID = "<uuid>11111111-2222-3333-4444-555555555555</uuid>"
 TPM = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
-NEW_EACH_TIME = "its TPM is a new one at each start"
+NEW_EACH_TIME = "its TPM is new at each start"
 
 
 @pytest.fixture

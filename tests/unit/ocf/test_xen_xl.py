@@ -75,3 +75,13 @@ def test_only_a_list_can_say_gone(text: str) -> None:
         return
     assert any(line.startswith("Name ") for line in text.splitlines())
     assert isinstance(state, DomainState)
+
+
+def test_a_command_that_hangs_is_named_without_its_options() -> None:
+    """A value may be long, and Pacemaker keeps 128 bytes of a reason."""
+    with pytest.raises(ToolstackError) as error:
+        run_command(["sleep", "1000"], 0.1)
+    assert str(error.value) == "sleep 1000 did not finish within 0 s; check its daemon"
+    with pytest.raises(ToolstackError) as error:
+        run_command(["tail", "--follow", "/dev/null", "--pid=1"], 0.1)
+    assert str(error.value) == "tail did not finish within 0 s; check its daemon"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether libvirt restarts a domain whose guest has panicked. Apart: no monitor of a VM needs it.
+"""Tells whether libvirt restarts a domain whose guest panicked; no healthy VM's monitor needs it.
 
 libvirt then resets the guest in the same QEMU; for some moments the domain
 shows as crashed (processGuestPanicEvent() in src/qemu/qemu_driver.c, 9.0).
@@ -23,7 +23,10 @@ ON_CRASH = re.compile(rb"<on_crash>\s*(coredump-)?restart\s*</on_crash>")
 
 
 def is_restarted(virsh: VirshCall, name: str) -> bool:
-    """Never fails. A domain that is gone does not come back by itself."""
+    """Whether libvirt restarts the domain. Never fails.
+
+    A domain that is gone does not come back by itself.
+    """
     try:
         # A failover should not wait for virsh: few configurations say so.
         with open(virsh.options.config, "rb") as file:

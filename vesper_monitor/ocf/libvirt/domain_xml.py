@@ -85,9 +85,10 @@ def _set_child_text(root: Element, tag: str, value: str) -> None:
 
 
 def parse_domain(xml: bytes | str) -> Element:
-    """
+    """Parse the XML of a domain.
+
     :param xml: bytes in the encoding that they declare, or a text.
-    :raises ValueError: it is no domain's.
+    :raises ValueError: it is not the XML of a domain.
     """
     root = parse_xml(xml)
     if root.tag != "domain":
@@ -96,7 +97,7 @@ def parse_domain(xml: bytes | str) -> Element:
 
 
 def serialize_domain(root: Element) -> str:
-    """All of the document, with comments outside of its root."""
+    """Return the whole document, with comments outside its root."""
     from lxml import etree
 
     return str(etree.tostring(root.getroottree(), encoding="unicode")) + "\n"
@@ -243,7 +244,7 @@ def hot_plug(socket: str) -> str:
 
 
 def list_needed(root: Element, kind: str) -> list[str]:
-    """Names of the storage pools (``pool``) or networks (``network``) that it uses."""
+    """Return the names of the storage pools (``pool``) or networks (``network``) that it uses."""
     found = (source.get(kind) for source in root.iterfind("devices/*/source"))
     return sorted({name for name in found if name})
 

@@ -15,7 +15,7 @@ __all__ = ["find_trouble", "qemu_socket", "socket_folder"]
 
 #: Seconds for its answer.
 ANSWER_LIMIT_S = 1.0
-START_IT = "start it with: systemctl start vesper-ivshmem"
+START_IT = "run: systemctl start vesper-ivshmem"
 
 
 def socket_folder() -> str:
@@ -43,7 +43,7 @@ def find_trouble() -> str:
     except TimeoutError:
         return f"vesper-ivshmem did not answer within {ANSWER_LIMIT_S:g} s ({path})"
     except OSError as error:
-        return f"vesper-ivshmem is not running ({path}: {error.strerror}); {START_IT}"
+        return f"vesper-ivshmem is not running ({error.strerror}); {START_IT}"
     except (ValueError, LookupError, TypeError, AttributeError):
         return f"the process that answers at {path} is not vesper-ivshmem"
     return ""

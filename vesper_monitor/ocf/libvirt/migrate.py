@@ -98,7 +98,7 @@ def _with_host(text: str, host: str) -> str:
 
 
 def _remote_uri(uri: str, transport: str, host: str) -> str:
-    """The same hypervisor on another host: ``qemu+TRANSPORT://HOST/system``.
+    """Return the URI of the same hypervisor on another host: ``qemu+TRANSPORT://HOST/system``.
 
     :param host: with the user's name before it, if there is one.
     """

@@ -125,7 +125,7 @@ def _default_uri() -> str:
 
 
 def _unquote_value(value: str) -> str:
-    """A text in libvirt's configuration, without its quotes and the comment behind it."""
+    """Return a text of libvirt's configuration without its quotes and comment."""
     for quote in ('"""', '"', "'"):
         if value.startswith(quote):
             return value[len(quote) :].partition(quote)[0].strip()

@@ -80,7 +80,7 @@ def choose_slot(root: Element) -> int:
 def _kind_of_machine(root: Element) -> tuple[bool, bool]:
     """Return whether it is PCI Express for sure, and whether it is i440fx or the like for sure.
 
-    :raises ValueError: a machine without PCI, or one of which that is not known.
+    :raises ValueError: the machine has no PCI, or that is unknown.
     """
     kind = root.find("os/type")
     machine = (kind.get("machine") or "") if kind is not None else ""
@@ -94,7 +94,7 @@ def _kind_of_machine(root: Element) -> tuple[bool, bool]:
 
 
 def _taken_slots(root: Element) -> set[int]:
-    """Slots of bus 0 that the XML names."""
+    """Return the slots of bus 0 that the XML names."""
     found = set()
     for address in root.iterfind("devices/*/address"):
         domain, bus, slot = (read_number(address, name) for name in ("domain", "bus", "slot"))
@@ -113,7 +113,7 @@ def _has_place(address: Element) -> bool:
 
 
 def read_number(address: Element, name: str) -> int:
-    """As libvirt reads it (strtoul() with base 0): hexadecimal, octal or decimal."""
+    """Return a number as libvirt reads it (strtoul() with base 0)."""
     text = (address.get(name) or "0").strip()
     base = 16 if text.lower().startswith("0x") else 8 if text.startswith("0") else 10
     try:

@@ -51,7 +51,7 @@ def _write_if_changed(virsh: VirshCall, config: str, name: str, limit: float) ->
         virsh.do_to(name, limit, "dumpxml", "--inactive", "--security-info")
     )
     if root.findtext("name") != name:
-        raise ValueError("what libvirt says of it is of another domain")
+        raise ValueError("libvirt gave the XML of another domain")
     with open(config, "rb") as file:
         old = domain_xml.parse_domain(file.read())
     take_out_ours(root, old, ivshmem_server.qemu_socket())
@@ -78,12 +78,12 @@ def take_out_ours(root: Element, file: Element, socket: str) -> None:
 
 
 def _restore_name(root: Element, file: Element) -> None:
-    """The name in the file stays, where the resource's is another."""
+    """Keep the name in the file, where the resource names the domain otherwise."""
     name, uuid = domain_xml.read_text(file, "name"), domain_xml.read_text(file, "uuid")
     if name == root.findtext("name"):
         return
     if not uuid or uuid.lower() != (root.findtext("uuid") or "").lower():
-        raise ValueError(f"the file is of another domain: {name or 'without a name'}")
+        raise ValueError(f"the file describes another domain: {name or 'without a name'}")
     domain_xml.set_name(root, name)
 
 
@@ -100,7 +100,7 @@ def _remove_device(root: Element, file: Element, device: Element) -> None:
 
 
 def _pci_bus_number(device: Element) -> int:
-    """The number of the PCI bus that a device is on; 0 also if on none."""
+    """Return the number of a device's PCI bus; 0 also if it is on none."""
     address = device.find("address")
     if address is None or address.get("type") != "pci":
         return 0
@@ -108,7 +108,7 @@ def _pci_bus_number(device: Element) -> int:
 
 
 def _find_controller(root: Element, bus: int) -> Element | None:
-    """The PCI controller that a bus belongs to."""
+    """Return the PCI controller that a bus belongs to; None: it is not in the XML."""
     for controller in root.iterfind("devices/controller"):
         if controller.get("type") == "pci" and read_number(controller, "index") == bus:
             return controller

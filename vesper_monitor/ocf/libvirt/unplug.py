@@ -47,7 +47,10 @@ MAX_OCCUPIERS = 32
 
 
 def read_live_xml(virsh: VirshCall, name: str, limit: float) -> Element:
-    """The XML of a domain that runs. :raises ToolstackError: not known."""
+    """Return the XML of a running domain.
+
+    :raises ToolstackError: unknown.
+    """
     try:
         return domain_xml.parse_domain(virsh.do_to(name, limit, "dumpxml"))
     except ValueError as error:
@@ -55,10 +58,11 @@ def read_live_xml(virsh: VirshCall, name: str, limit: float) -> Element:
 
 
 def unplug_device(virsh: VirshCall, name: str, root: Element, device: Element) -> None:
-    """
+    """Unplug VESPER's device from a running domain.
+
     :param root: the domain's live XML.
-    :raises ToolstackError: the guest does not let go of it, or QEMU might not
-        survive what comes after.
+    :raises ToolstackError: the guest does not release it, or QEMU might not survive
+        that.
     """
     leaks = root.get("type") != "kvm"
     before = _list_descriptors(virsh, name) if leaks else set()
@@ -84,7 +88,7 @@ def unplug_device(virsh: VirshCall, name: str, root: Element, device: Element) -
 
 
 def _list_descriptors(virsh: VirshCall, name: str) -> set[str]:
-    """Numbers of those that the domain's QEMU has.
+    """Return the numbers of the descriptors of the domain's QEMU.
 
     :raises ToolstackError: not known.
     """

@@ -29,7 +29,7 @@ HANG_PAUSE_S = 15.0
 
 
 class Options:
-    """How libvirt is to be used; the parameters of LibvirtVM that only it knows."""
+    """How libvirt is to be used: the parameters that only LibvirtVM has."""
 
     def __init__(self) -> None:
         self.uri = "qemu:///system"

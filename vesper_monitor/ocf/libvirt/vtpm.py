@@ -18,7 +18,7 @@ __all__ = ["find_doubt", "is_lost_at_end", "keep_state", "list_backends", "resto
 
 
 def list_backends(root: Element) -> list[Element]:
-    """The back ends that libvirt runs: those with a state of theirs."""
+    """Return the back ends that libvirt runs: those with a state of their own."""
     return [
         backend
         for backend in root.iterfind("devices/tpm/backend")
@@ -46,7 +46,7 @@ def is_lost_at_end(live: Element) -> bool:
 
 
 def find_doubt(root: Element) -> str:
-    """What is wrong with a TPM in a configuration file; empty: nothing."""
+    """Return the error about a TPM in a configuration file; empty: there is none."""
     if list_backends(root) and not domain_xml.read_text(root, "uuid"):
-        return "it has a vTPM and no <uuid>: its TPM is a new one at each start"
+        return "it has a vTPM but no <uuid>: its TPM is new at each start"
     return ""

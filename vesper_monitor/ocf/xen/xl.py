@@ -231,6 +231,15 @@ class Xl:
 
         return xl_details.parse_memory(self._run_xl(limit, "info"))
 
+    def read_max_memory(self, config: str) -> int | None:
+        from vesper_monitor.ocf.xen.xl_config import read_number
+
+        try:
+            with open(config, "rb") as file:
+                return read_number(file.read(), "maxmem")
+        except (OSError, ValueError):
+            return None
+
     def set_memory(self, name: str, memory: int, limit: float) -> None:
         self._do_to(name, limit, "mem-set", f"{memory}m")
 

@@ -22,7 +22,7 @@ TAIL_BYTES = 16384
 
 
 def parse_sizes(text: str) -> dict[str, tuple[int, int]]:
-    """Of ``xl list``: see :func:`vesper_monitor.hypervisor.xl_list.parse_sizes`.
+    """Parse ``xl list``: see :func:`vesper_monitor.hypervisor.xl_list.parse_sizes`.
 
     :raises ToolstackError: this is no such list.
     """
@@ -33,13 +33,13 @@ def parse_sizes(text: str) -> dict[str, tuple[int, int]]:
 
 
 def parse_disks(text: str) -> list[str]:
-    """The device numbers that ``xl block-list`` shows."""
+    """Return the device numbers that ``xl block-list`` shows."""
     columns = (line.split() for line in text.splitlines())
     return [words[0] for words in columns if words and words[0].isdecimal()]
 
 
 def parse_memory(text: str) -> tuple[int, int]:
-    """All and free MiB of the host, of ``xl info``.
+    """Return all and free MiB of the host, by ``xl info``.
 
     :raises ToolstackError: it does not say so.
     """
@@ -92,7 +92,7 @@ def _parse_info(text: str) -> dict[str, str]:
 
 
 def is_restarted_by_xl(log: str, number: str) -> bool:
-    """Whether xl has noted that it starts a domain again whose guest has shut down.
+    """Whether xl noted that it starts a domain again whose guest has shut down.
 
     The process of xl's that follows a domain notes that before it does anything
     (handle_domain_death() in tools/xl/xl_vmcontrol.c, 4.17).

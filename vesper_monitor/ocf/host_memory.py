@@ -42,7 +42,7 @@ def make_room(agent: Agent) -> int | None:
         share = _share_out(agent, 1)
         if share is None:
             return None
-        most = _read_configured_number(agent.settings.config, "maxmem")
+        most = _get_host_memory(agent).read_max_memory(agent.settings.config)
         share = min(share, most) if most else share
         _wait_for_free(agent, share)
         return share
@@ -61,7 +61,7 @@ def share_out(agent: Agent) -> None:
 
 def _share_out(agent: Agent, new: int) -> int | None:
     """:returns: MiB per domain; None: there is nothing to share."""
-    host = _read_host_memory(agent)
+    host = _get_host_memory(agent)
     total, _ = host.read_host_memory(agent.call.limit_time(LOOK_LIMIT_S))
     states = agent.toolstack.list_states(agent.call.limit_time(LOOK_LIMIT_S))
     domains = host.list_sizes(agent.call.limit_time(LOOK_LIMIT_S))
@@ -89,7 +89,7 @@ def _share_out(agent: Agent, new: int) -> int | None:
     return share
 
 
-def _read_host_memory(agent: Agent) -> HostMemory:
+def _get_host_memory(agent: Agent) -> HostMemory:
     if agent.toolstack.host is None:
         raise ToolstackError(f"{agent.toolstack.name} does not do that")
     return agent.toolstack.host
@@ -98,21 +98,10 @@ def _read_host_memory(agent: Agent) -> HostMemory:
 def _wait_for_free(agent: Agent, wanted: int) -> None:
     end = time.monotonic() + min(SHRINK_LIMIT_S, agent.call.seconds_left() / 4)
     while True:
-        _, free = _read_host_memory(agent).read_host_memory(agent.call.limit_time(LOOK_LIMIT_S))
+        _, free = _get_host_memory(agent).read_host_memory(agent.call.limit_time(LOOK_LIMIT_S))
         if free >= wanted:
             return
         if time.monotonic() >= end:
             log_line(f"memory: {free} of {wanted} MiB are free; trying nevertheless")
             return
         time.sleep(SHRINK_PAUSE_S)
-
-
-def _read_configured_number(path: str, key: str) -> int | None:
-    """A number out of a configuration file; None: it has none that xl would take."""
-    from vesper_monitor.ocf.xen.xl_config import read_number
-
-    try:
-        with open(path, "rb") as file:
-            return read_number(file.read(), key)
-    except (OSError, ValueError):
-        return None
