@@ -32,8 +32,10 @@
 
 /* Number of names of a cgroup's path that are read: users may nest cgroups deeply. */
 #define VSP_CGROUP_NAMES	12
-/* Without an array of ancestors: the deepest level from which ancestors are walked. */
+/* Without an array of ancestors: the deepest level from which parents are followed. */
 #define VSP_CGROUP_DEPTH	256
+/* Below that: number of children that are searched on each level. */
+#define VSP_MAX_CGROUPS		1024
 
 /* 1 << VSP_USER_BITS limits are shared by all users. */
 #define VSP_USER_BITS		4
@@ -52,27 +54,46 @@ static inline u64 vsp_process_age_ns(const struct task_struct *leader)
 }
 
 #ifdef CONFIG_CGROUPS
-static inline bool vsp_is_too_deep(const struct cgroup *cgroup)
+/*
+ * Return the child of @parent that is @cgroup or one of its ancestors, or NULL.
+ *
+ * Without an array of ancestors, following the parents of a cgroup takes time in
+ * proportion to its depth, and users may nest cgroups as deeply as they like.  So
+ * from a deep one the search goes down from the root, by the IDs of its ancestors.
+ * The upper levels, on which the system's own slices are, have few children.
+ */
+static inline struct cgroup *vsp_cgroup_next(struct cgroup *parent, struct cgroup *cgroup)
 {
-#ifdef VSP_HAVE_CGROUP_ANCESTORS
-	return false;
-#else
-	return cgroup->level > VSP_CGROUP_DEPTH;
+#ifndef VSP_HAVE_CGROUP_ANCESTORS
+	struct cgroup_subsys_state *child;
+	int count = 0;
+
+	if (cgroup->level > VSP_CGROUP_DEPTH) {
+		list_for_each_entry_rcu(child, &parent->self.children, sibling) {
+			if (cgroup_id(child->cgroup) == cgroup->ancestor_ids[parent->level + 1])
+				return child->cgroup;
+			if (++count == VSP_MAX_CGROUPS)
+				break;
+		}
+		return NULL;
+	}
 #endif
+	return cgroup_ancestor(cgroup, parent->level + 1);
 }
 
 /*
- * Return the name of the ancestor at a level below the root, or NULL if there is none.
- * Cgroups of v2 are never renamed, and are freed after a grace period of RCU.
+ * Return the name of the next ancestor of @cgroup below *@parent, or NULL if there is
+ * none, and move *@parent there.  Cgroups of v2 are never renamed, and are freed after
+ * a grace period of RCU.
  */
-static inline const char *vsp_cgroup_name(struct cgroup *cgroup, int level)
+static inline const char *vsp_cgroup_next_name(struct cgroup **parent, struct cgroup *cgroup)
 {
-	struct cgroup *ancestor;
+	struct cgroup *next = vsp_cgroup_next(*parent, cgroup);
 
-	if (vsp_is_too_deep(cgroup))
+	if (!next)
 		return NULL;
-	ancestor = cgroup_ancestor(cgroup, level);
-	return ancestor ? rcu_dereference(ancestor->kn->name) : NULL;
+	*parent = next;
+	return rcu_dereference(next->kn->name);
 }
 #endif
 
@@ -81,14 +102,13 @@ static inline void vsp_copy_cgroup(char to[VSP_CGROUP_LEN], struct task_struct *
 {
 #ifdef CONFIG_CGROUPS
 	struct cgroup *cgroup = task_dfl_cgroup(leader);
+	struct cgroup *parent = &cgroup->root->cgrp;
 	const char *name;
 	int level, at = 0;
 
-	if (vsp_is_too_deep(cgroup))
-		return;
 	to[at++] = '/';
 	for (level = 1; level <= VSP_CGROUP_NAMES; level++) {
-		name = vsp_cgroup_name(cgroup, level);
+		name = vsp_cgroup_next_name(&parent, cgroup);
 		if (!name)
 			break;
 		if (level > 1 && at < VSP_CGROUP_LEN - 1)
@@ -108,11 +128,12 @@ static inline bool vsp_is_users_own(struct task_struct *leader)
 {
 #ifdef CONFIG_CGROUPS
 	struct cgroup *cgroup = task_dfl_cgroup(leader);
+	struct cgroup *parent = &cgroup->root->cgrp;
 	const char *name;
 	int level;
 
 	for (level = 1; level <= VSP_CGROUP_NAMES; level++) {
-		name = vsp_cgroup_name(cgroup, level);
+		name = vsp_cgroup_next_name(&parent, cgroup);
 		if (!name)
 			break;
 		if (!strcmp(name, "user.slice"))
