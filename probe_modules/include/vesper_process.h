@@ -246,14 +246,24 @@ static inline void vsp_fill_age(struct vsp_who *who, u64 *age_ms, s32 *elder_pid
 /* -------------------------------------------------------- asked to end */
 
 #define VSP_ASKED_SLOTS		4096
+/*
+ * Default of how long a request to end counts, in s.  Systemd waits 90 s before it
+ * sends SIGKILL, in Debian's units of databases up to one hour.
+ */
+#define VSP_ASKED_S		7200
+
+/* A process that init or its parent has asked to end.  Times: CLOCK_MONOTONIC, in ns. */
+struct vsp_asked_process {
+	u64 start_time;		/* of the process: its PID may be used again */
+	u64 asked_at;
+};
 
 /*
- * Processes that init or their parent has asked to end, by their PIDs: when
- * each was started.  One that is asked later takes the place of one whose PID
- * differs by a multiple of the slots.
+ * Processes that were asked to end, by their PIDs.  A process replaces an earlier one
+ * whose PID differs by a multiple of VSP_ASKED_SLOTS.  Initialise it with zeros.
  */
 struct vsp_asked {
-	u64 start_time[VSP_ASKED_SLOTS];
+	struct vsp_asked_process process[VSP_ASKED_SLOTS];
 };
 
 static inline bool vsp_asks_to_end(int sig)
@@ -295,10 +305,14 @@ static inline bool vsp_is_sent_from_above(const struct task_struct *leader)
 	return is_parent;
 }
 
-/* Of a signal that asks to end.  A user's own processes cannot push others out. */
+/*
+ * Note that a signal asks a process to end, if init or its parent sends it.  Users' own
+ * processes are not noted: they must not replace those of services.
+ */
 static inline void vsp_note_asked(struct vsp_asked *asked, struct task_struct *leader,
 				  const struct kernel_siginfo *info)
 {
+	struct vsp_asked_process *slot = &asked->process[leader->tgid % VSP_ASKED_SLOTS];
 	bool is_users_own;
 
 	if (!vsp_is_sent_by_process(info) || !vsp_is_sent_from_above(leader))
@@ -306,16 +320,29 @@ static inline void vsp_note_asked(struct vsp_asked *asked, struct task_struct *l
 	rcu_read_lock();
 	is_users_own = vsp_is_users_own(leader);
 	rcu_read_unlock();
-	if (!is_users_own)
-		WRITE_ONCE(asked->start_time[leader->tgid % VSP_ASKED_SLOTS],
-			   leader->start_time);
+	if (is_users_own)
+		return;
+	WRITE_ONCE(slot->asked_at, ktime_get_mono_fast_ns());
+	/* Pairs with the smp_load_acquire() in vsp_was_asked(). */
+	smp_store_release(&slot->start_time, leader->start_time);
 }
 
+/*
+ * Return whether a process was asked to end within the last @max_s seconds; 0: at any
+ * time.  Some programs live on after such a signal, and may fail much later: a Java
+ * virtual machine prints its threads on SIGQUIT.
+ */
 static inline bool vsp_was_asked(const struct vsp_asked *asked,
-				 const struct task_struct *leader)
+				 const struct task_struct *leader, unsigned int max_s)
 {
-	return READ_ONCE(asked->start_time[leader->tgid % VSP_ASKED_SLOTS]) ==
-	       leader->start_time;
+	const struct vsp_asked_process *slot = &asked->process[leader->tgid % VSP_ASKED_SLOTS];
+
+	/* Pairs with the smp_store_release() in vsp_note_asked(). */
+	if (smp_load_acquire(&slot->start_time) != leader->start_time)
+		return false;
+	/* Signed: the clocks of two CPUs may differ a little. */
+	return !max_s || (s64)(ktime_get_mono_fast_ns() - READ_ONCE(slot->asked_at)) <
+			 (s64)max_s * (s64)NSEC_PER_SEC;
 }
 
 #endif /* VESPER_PROCESS_H */
