@@ -11,6 +11,7 @@
  *	helper.S	the program that makes the loader's system call
  *	klog.c		reads the kernel's log
  *	export.c	exports relay channels: channel table, index, CPU hotplug
+ *	suspend.c	hands the guest over when the hypervisor suspends it
  *	record.c	writes records: the hot path of all probes
  *	probe.c		starts and ends a probe: channel, export, hooks
  *	crash_log.c	saves stack and log of an oops or a panic
@@ -209,5 +210,10 @@ struct vsp_region vsp_export_table_region(void);
 
 /* Relay is about to free a buffer. */
 void vsp_export_buffer_closed(void);
+
+/* --------------------------------------------------------- suspend.c */
+
+void vsp_suspend_init(void);
+void vsp_suspend_exit(void);
 
 #endif /* VESPER_CORE_H */

@@ -10,6 +10,7 @@
  */
 
 #include <linux/cred.h>
+#include <linux/delay.h>
 #include <linux/err.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -34,6 +35,10 @@
  */
 #define LOAD_NEEDS	(8UL << 20)
 #define LOAD_NEEDS_CPU	(256UL << 10)
+
+/* Of a module that is in use. */
+#define UNLOAD_TRIES	10
+#define UNLOAD_PAUSE_MS	100
 
 static struct vfsmount *loader_mnt;
 
@@ -167,11 +172,20 @@ int vsp_loader_load(const struct vsp_image *image)
 	return err;
 }
 
+/* A probe may be in use for a moment, as by a work item of its own: try again. */
 int vsp_loader_unload(const char *name)
 {
 	char *args[] = { "u", (char *)name, NULL };
+	int tries, err;
 
-	return vsp_loader_run_helper(args);
+	for (tries = 0; tries < UNLOAD_TRIES; tries++) {
+		if (tries)
+			msleep(UNLOAD_PAUSE_MS);
+		err = vsp_loader_run_helper(args);
+		if (err != -EWOULDBLOCK)
+			break;
+	}
+	return err;
 }
 
 int vsp_loader_init(void)

@@ -41,17 +41,18 @@ static int __init vesper_init(void)
 
 	err = vsp_heartbeat_init();
 	if (err)
-		goto exit_words;
+		goto exit_crash_log;
 
 	err = vsp_cchan_init();
 	if (err)
-		goto exit_life;
+		goto exit_heartbeat;
 
+	vsp_suspend_init();
 	return 0;
 
-exit_life:
+exit_heartbeat:
 	vsp_heartbeat_exit();
-exit_words:
+exit_crash_log:
 	vsp_crash_log_exit();
 exit_export:
 	vsp_export_exit();
@@ -64,6 +65,7 @@ module_init(vesper_init);
 /* Probes and frontends use symbols of this module, so they are unloaded by now. */
 static void __exit vesper_exit(void)
 {
+	vsp_suspend_exit();
 	vsp_cchan_exit();
 	vsp_heartbeat_exit();
 	vsp_crash_log_exit();

@@ -192,12 +192,22 @@ static void fs_table_find_supers(struct fs_table *table)
 	}
 }
 
-/* There is one work item, which never runs twice at the same time. */
+/*
+ * Make a new table.  There is one work item, which never runs twice at the same time.
+ *
+ * iterate_supers_type() waits while a file system is being unmounted, forever if its
+ * disk does not answer.  Meanwhile the work item holds the module: so the kernel
+ * refuses to unload it (-EWOULDBLOCK), and fs_table_stop() does not wait.
+ */
 static void fs_table_refresh(struct work_struct *work)
 {
-	struct fs_table *table = kvzalloc(sizeof(*table), GFP_KERNEL);
-	char *lines = kvmalloc(LINES_SIZE + 1, GFP_KERNEL);
+	struct fs_table *table;
+	char *lines;
 
+	if (!try_module_get(THIS_MODULE))
+		return;
+	table = kvzalloc(sizeof(*table), GFP_KERNEL);
+	lines = kvmalloc(LINES_SIZE + 1, GFP_KERNEL);
 	if (table && lines) {
 		fs_table_read_mounts(table, lines);
 		fs_table_find_supers(table);
@@ -207,6 +217,7 @@ static void fs_table_refresh(struct work_struct *work)
 	kvfree(lines);
 	kvfree(table);
 	complete_all(&refreshed);
+	module_put(THIS_MODULE);
 }
 
 /* ------------------------------------------------------------- changes */

@@ -32,8 +32,10 @@
 
 /* Number of names of a cgroup's path that are read: users may nest cgroups deeply. */
 #define VSP_CGROUP_NAMES	12
-/* Without an array of ancestors: the deepest level from which ancestors are walked. */
+/* Without an array of ancestors: the deepest level from which parents are followed. */
 #define VSP_CGROUP_DEPTH	256
+/* Below that: number of children that are searched on each level. */
+#define VSP_MAX_CGROUPS		1024
 
 /* 1 << VSP_USER_BITS limits are shared by all users. */
 #define VSP_USER_BITS		4
@@ -52,27 +54,46 @@ static inline u64 vsp_process_age_ns(const struct task_struct *leader)
 }
 
 #ifdef CONFIG_CGROUPS
-static inline bool vsp_is_too_deep(const struct cgroup *cgroup)
+/*
+ * Return the child of @parent that is @cgroup or one of its ancestors, or NULL.
+ *
+ * Without an array of ancestors, following the parents of a cgroup takes time in
+ * proportion to its depth, and users may nest cgroups as deeply as they like.  So
+ * from a deep one the search goes down from the root, by the IDs of its ancestors.
+ * The upper levels, on which the system's own slices are, have few children.
+ */
+static inline struct cgroup *vsp_cgroup_next(struct cgroup *parent, struct cgroup *cgroup)
 {
-#ifdef VSP_HAVE_CGROUP_ANCESTORS
-	return false;
-#else
-	return cgroup->level > VSP_CGROUP_DEPTH;
+#ifndef VSP_HAVE_CGROUP_ANCESTORS
+	struct cgroup_subsys_state *child;
+	int count = 0;
+
+	if (cgroup->level > VSP_CGROUP_DEPTH) {
+		list_for_each_entry_rcu(child, &parent->self.children, sibling) {
+			if (cgroup_id(child->cgroup) == cgroup->ancestor_ids[parent->level + 1])
+				return child->cgroup;
+			if (++count == VSP_MAX_CGROUPS)
+				break;
+		}
+		return NULL;
+	}
 #endif
+	return cgroup_ancestor(cgroup, parent->level + 1);
 }
 
 /*
- * Return the name of the ancestor at a level below the root, or NULL if there is none.
- * Cgroups of v2 are never renamed, and are freed after a grace period of RCU.
+ * Return the name of the next ancestor of @cgroup below *@parent, or NULL if there is
+ * none, and move *@parent there.  Cgroups of v2 are never renamed, and are freed after
+ * a grace period of RCU.
  */
-static inline const char *vsp_cgroup_name(struct cgroup *cgroup, int level)
+static inline const char *vsp_cgroup_next_name(struct cgroup **parent, struct cgroup *cgroup)
 {
-	struct cgroup *ancestor;
+	struct cgroup *next = vsp_cgroup_next(*parent, cgroup);
 
-	if (vsp_is_too_deep(cgroup))
+	if (!next)
 		return NULL;
-	ancestor = cgroup_ancestor(cgroup, level);
-	return ancestor ? rcu_dereference(ancestor->kn->name) : NULL;
+	*parent = next;
+	return rcu_dereference(next->kn->name);
 }
 #endif
 
@@ -81,14 +102,13 @@ static inline void vsp_copy_cgroup(char to[VSP_CGROUP_LEN], struct task_struct *
 {
 #ifdef CONFIG_CGROUPS
 	struct cgroup *cgroup = task_dfl_cgroup(leader);
+	struct cgroup *parent = &cgroup->root->cgrp;
 	const char *name;
 	int level, at = 0;
 
-	if (vsp_is_too_deep(cgroup))
-		return;
 	to[at++] = '/';
 	for (level = 1; level <= VSP_CGROUP_NAMES; level++) {
-		name = vsp_cgroup_name(cgroup, level);
+		name = vsp_cgroup_next_name(&parent, cgroup);
 		if (!name)
 			break;
 		if (level > 1 && at < VSP_CGROUP_LEN - 1)
@@ -108,11 +128,12 @@ static inline bool vsp_is_users_own(struct task_struct *leader)
 {
 #ifdef CONFIG_CGROUPS
 	struct cgroup *cgroup = task_dfl_cgroup(leader);
+	struct cgroup *parent = &cgroup->root->cgrp;
 	const char *name;
 	int level;
 
 	for (level = 1; level <= VSP_CGROUP_NAMES; level++) {
-		name = vsp_cgroup_name(cgroup, level);
+		name = vsp_cgroup_next_name(&parent, cgroup);
 		if (!name)
 			break;
 		if (!strcmp(name, "user.slice"))
@@ -225,14 +246,24 @@ static inline void vsp_fill_age(struct vsp_who *who, u64 *age_ms, s32 *elder_pid
 /* -------------------------------------------------------- asked to end */
 
 #define VSP_ASKED_SLOTS		4096
+/*
+ * Default of how long a request to end counts, in s.  Systemd waits 90 s before it
+ * sends SIGKILL, in Debian's units of databases up to one hour.
+ */
+#define VSP_ASKED_S		7200
+
+/* A process that init or its parent has asked to end.  Times: CLOCK_MONOTONIC, in ns. */
+struct vsp_asked_process {
+	u64 start_time;		/* of the process: its PID may be used again */
+	u64 asked_at;
+};
 
 /*
- * Processes that init or their parent has asked to end, by their PIDs: when
- * each was started.  One that is asked later takes the place of one whose PID
- * differs by a multiple of the slots.
+ * Processes that were asked to end, by their PIDs.  A process replaces an earlier one
+ * whose PID differs by a multiple of VSP_ASKED_SLOTS.  Initialise it with zeros.
  */
 struct vsp_asked {
-	u64 start_time[VSP_ASKED_SLOTS];
+	struct vsp_asked_process process[VSP_ASKED_SLOTS];
 };
 
 static inline bool vsp_asks_to_end(int sig)
@@ -274,10 +305,14 @@ static inline bool vsp_is_sent_from_above(const struct task_struct *leader)
 	return is_parent;
 }
 
-/* Of a signal that asks to end.  A user's own processes cannot push others out. */
+/*
+ * Note that a signal asks a process to end, if init or its parent sends it.  Users' own
+ * processes are not noted: they must not replace those of services.
+ */
 static inline void vsp_note_asked(struct vsp_asked *asked, struct task_struct *leader,
 				  const struct kernel_siginfo *info)
 {
+	struct vsp_asked_process *slot = &asked->process[leader->tgid % VSP_ASKED_SLOTS];
 	bool is_users_own;
 
 	if (!vsp_is_sent_by_process(info) || !vsp_is_sent_from_above(leader))
@@ -285,16 +320,29 @@ static inline void vsp_note_asked(struct vsp_asked *asked, struct task_struct *l
 	rcu_read_lock();
 	is_users_own = vsp_is_users_own(leader);
 	rcu_read_unlock();
-	if (!is_users_own)
-		WRITE_ONCE(asked->start_time[leader->tgid % VSP_ASKED_SLOTS],
-			   leader->start_time);
+	if (is_users_own)
+		return;
+	WRITE_ONCE(slot->asked_at, ktime_get_mono_fast_ns());
+	/* Pairs with the smp_load_acquire() in vsp_was_asked(). */
+	smp_store_release(&slot->start_time, leader->start_time);
 }
 
+/*
+ * Return whether a process was asked to end within the last @max_s seconds; 0: at any
+ * time.  Some programs live on after such a signal, and may fail much later: a Java
+ * virtual machine prints its threads on SIGQUIT.
+ */
 static inline bool vsp_was_asked(const struct vsp_asked *asked,
-				 const struct task_struct *leader)
+				 const struct task_struct *leader, unsigned int max_s)
 {
-	return READ_ONCE(asked->start_time[leader->tgid % VSP_ASKED_SLOTS]) ==
-	       leader->start_time;
+	const struct vsp_asked_process *slot = &asked->process[leader->tgid % VSP_ASKED_SLOTS];
+
+	/* Pairs with the smp_store_release() in vsp_note_asked(). */
+	if (smp_load_acquire(&slot->start_time) != leader->start_time)
+		return false;
+	/* Signed: the clocks of two CPUs may differ a little. */
+	return !max_s || (s64)(ktime_get_mono_fast_ns() - READ_ONCE(slot->asked_at)) <
+			 (s64)max_s * (s64)NSEC_PER_SEC;
 }
 
 #endif /* VESPER_PROCESS_H */

@@ -35,6 +35,11 @@ static unsigned int max_users_per_s = 10;
 module_param(max_users_per_s, uint, 0644);
 MODULE_PARM_DESC(max_users_per_s, "record at most so many in a second of one user's own (10)");
 
+/* Stopping a service may take long, but not forever. */
+static unsigned int asked_s = VSP_ASKED_S;
+module_param(asked_s, uint, 0644);
+MODULE_PARM_DESC(asked_s, "a request to end counts for so many seconds; 0: forever (7200)");
+
 static struct vsp_probe probe;
 static struct vsp_users users;
 static struct vsp_asked asked;
@@ -86,7 +91,7 @@ static int process_exit_on_exit(struct kprobe *kp, struct pt_regs *regs)
 		rec.flags |= VSP_EXIT_CORE;
 	if (tsk_is_oom_victim(task))
 		rec.flags |= VSP_EXIT_OOM;
-	if (vsp_was_asked(&asked, leader))
+	if (vsp_was_asked(&asked, leader, READ_ONCE(asked_s)))
 		rec.flags |= VSP_EXIT_ASKED;
 	rec.pid = leader->tgid;
 	vsp_copy_comm(rec.comm, leader);

@@ -46,6 +46,11 @@ MODULE_PARM_DESC(max_users_per_s, "record at most so many in a second that kill 
 /* Length of a record whose signal does not kill. */
 #define SHORT_LEN	offsetof(struct vsp_send_signal, who)
 
+/* Stopping a service may take long, but not forever. */
+static unsigned int asked_s = VSP_ASKED_S;
+module_param(asked_s, uint, 0644);
+MODULE_PARM_DESC(asked_s, "a request to end counts for so many seconds; 0: forever (7200)");
+
 static struct vsp_probe probe;
 static struct vsp_limit limit;
 static struct vsp_users users;
@@ -204,7 +209,7 @@ static void send_signal_fill_who(struct vsp_send_signal *rec, const struct send_
 	vsp_fill_who(&rec->who, leader);
 	vsp_fill_age(&rec->who, &rec->age_ms, &rec->elder_pid, leader, &searches);
 	rcu_read_unlock();
-	if (vsp_was_asked(&asked, leader))
+	if (vsp_was_asked(&asked, leader, READ_ONCE(asked_s)))
 		rec->flags |= VSP_SIG_ASKED;
 }
 

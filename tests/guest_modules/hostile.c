@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A guest that wants to harm its host, for tests: writes at random over all
- * that it shares, beside the real frontend, which goes on working.
+ * For tests: a guest that tries to harm its host.  It writes random values to shared
+ * memory, beside the real frontend, which goes on working.
  *
  *	echo SEED COUNT >/proc/vsp_hostile
  *
- * makes corruptions, the same ones for the same seed, and rings after most of
- * them, until the host has looked after so many, or does not look any more.
- * Whether it has looked shows its bell (enum vsp_bell), which it arms then.
- * Reading tells how many there were in all, looked at, and how many rings.
+ * corrupts the memory, in the same ways for the same seed, and notifies the host after
+ * most corruptions.  It ends when the host has looked after COUNT of them, or looks no
+ * more.  The host has looked if it has armed its bell (enum vsp_bell).  Reading the
+ * file gives the numbers of corruptions, of looks, and of notifications.
  */
 
 #include <linux/delay.h>
@@ -22,7 +22,7 @@
 #include "hostile.h"
 
 #define WAIT_MS		3000
-/* Corruptions in a row without a look: the host has given up. */
+/* After so many corruptions without a look the host has given up. */
 #define GIVEN_UP	30
 
 static struct hostile_link *link;
@@ -77,7 +77,7 @@ static struct vsp_channel *hostile_any_channel(void)
 	return &link->table->channel[hostile_below(VSP_MAX_CHANNELS)];
 }
 
-/* An open channel's index of a CPU, or what follows the table's channels. */
+/* Return the index of a CPU in an open channel, or memory behind the channel table. */
 static struct vsp_index *hostile_any_index(void)
 {
 	unsigned int tries;
@@ -148,7 +148,7 @@ static void hostile_corrupt_buffer(void)
 		WRITE_ONCE(index->buffer.pages, hostile_edge());
 }
 
-/* A record's head where one may lie. */
+/* Write the head of a record where one may be. */
 static void hostile_corrupt_record(void)
 {
 	void *page = link->page(READ_ONCE(hostile_any_index()->buffer.handle), hostile_below(16));
@@ -206,7 +206,7 @@ static void hostile_corrupt_link(void)
 	link->own();
 }
 
-/* Twice, never, wrongly, or too many. */
+/* Send replies twice, never, too many, or wrong ones. */
 static void hostile_corrupt_reply(void)
 {
 	struct vsp_cchan_ring *to_host = &link->cchan->to_host;
@@ -237,7 +237,7 @@ static void hostile_corrupt_reply(void)
 	}
 }
 
-/* Requests are hidden from the real core for a while. */
+/* Hide requests from the real core for a while. */
 static void hostile_delay_requests(void)
 {
 	struct vsp_cchan_ring *ring_to = &link->cchan->to_guest;
@@ -248,7 +248,7 @@ static void hostile_delay_requests(void)
 	WRITE_ONCE(ring_to->prod, prod);
 }
 
-/* Between two values, while the host reads. */
+/* Switch a word between two values while the host reads it. */
 static void hostile_flicker_word(void)
 {
 	void *page = PTR_ALIGN_DOWN(hostile_any_structure(), VSP_PAGE_SIZE);
@@ -280,7 +280,7 @@ static void (*const corruptions[])(void) = {
 	hostile_delay_requests, hostile_flicker_word, hostile_corrupt_crash_log,
 };
 
-/* Returns whether the host has looked since. */
+/* Return whether the host has looked after the corruption. */
 static bool hostile_corrupt_once(void)
 {
 	u32 more = hostile_below(1000);
@@ -327,7 +327,7 @@ static void hostile_corrupt_often(unsigned int count)
 	}
 }
 
-/* What the core would not write again: heads, and channels that it has not. */
+/* Save or restore pages that the core would not write again: heads and free channels. */
 static void hostile_save_heads(bool put_back)
 {
 	static u8 kept[3][VSP_PAGE_SIZE];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Between the corruptions (hostile.c) and the two links to a host. */
+/* The interface between the corruptions (hostile.c) and the two links to a host. */
 #ifndef HOSTILE_H
 #define HOSTILE_H
 
@@ -8,16 +8,19 @@
 #include "vesper_abi.h"
 
 /**
- * struct hostile_link - what a guest shares over one of the links
- * @cchan, @table, @life, @slot: found by @find; slots of the last words
- * @open: 0, -ENODEV: there is no such link, or another -errno
- * @close: undoes @open
- * @find: returns whether all of it is shared now
- * @page: of a region, page @n; NULL: there is none
- * @any: any page that is shared; what is written there harms the host at most
- * @edge: a number that might mean something on this link
- * @own: a corruption of what this link alone has
- * @mend: puts back what would end all for good; may be NULL
+ * struct hostile_link - memory that a guest shares over one of the links
+ * @cchan: the C-chan page; set by @find, as the following
+ * @table: the channel table
+ * @life: the heartbeats
+ * @slot: slots of the crash log
+ * @open: open the link.  Returns 0, -ENODEV if there is no such link, or -errno.
+ * @close: undo @open
+ * @find: find the shared memory.  Returns whether all of it is shared now.
+ * @page: return page @n of a region, or NULL if there is none
+ * @any: return any shared page.  A write to it can harm the host, but not the guest.
+ * @edge: return a number that may have a meaning on this link
+ * @own: corrupt something that only this link has
+ * @mend: restore what the link cannot do without; may be NULL
  * @ring: notify the host
  */
 struct hostile_link {
@@ -39,9 +42,9 @@ struct hostile_link {
 
 extern struct hostile_link hostile_ivshmem, hostile_xen;
 
-/* At random; the same ones for the same seed. */
+/* Return a random number below @limit.  The sequence depends on the seed only. */
 u32 hostile_below(u32 limit);
-/* What readers get wrong, if anything. */
+/* Return a number that readers may handle wrongly. */
 u64 hostile_edge(void);
 
 #endif /* HOSTILE_H */

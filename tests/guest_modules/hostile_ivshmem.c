@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What a hostile guest shares on QEMU: the memory of the ivshmem device. */
+/* The link of a hostile guest on QEMU: the memory of the ivshmem device. */
 
 #include <linux/io.h>
 #include <linux/pci.h>
@@ -8,7 +8,7 @@
 
 #define DOORBELL	12
 #define HOST_ID		1
-/* Where the frontend puts things: from the beginning on. */
+/* The frontend allocates from the start: so many bytes are searched. */
 #define USED		(1UL << 20)
 
 static struct pci_dev *pdev;
@@ -31,7 +31,7 @@ static void *hostile_ivshmem_page(u64 handle, unsigned int n)
 	return memory + at;
 }
 
-/* The first two end the session, as a rule. */
+/* Seldom the first two pages: their corruption mostly ends the session. */
 static void *hostile_ivshmem_any(void)
 {
 	unsigned int first = hostile_below(8) ? 2 : 0;
@@ -67,7 +67,7 @@ static void hostile_ivshmem_own(void)
 	}
 }
 
-/* Without it the frontend would not come back. */
+/* Without the mark the frontend would not probe the device again. */
 static void hostile_ivshmem_mend(void)
 {
 	WRITE_ONCE(hostile_ivshmem_head()->mark, mark);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a hostile guest shares on Xen: pages that the real frontend grants.
- * Which ones, and under which reference, a probe of its calls tells; the
- * frontend must connect after this module was loaded.  And pages of its own,
- * whose grants it takes back as it likes; the frontend's are left to it, which
- * would give back another's in their place.
+ * The link of a hostile guest on Xen: pages that the real frontend grants.
+ *
+ * A return probe learns the pages and their grant references, so the frontend must
+ * connect after this module is loaded.  The module also has pages of its own, whose
+ * grants it ends at any time.  It never ends grants of the frontend: that would end
+ * them a second time, when they may be grants of another device.
  */
 
 #include <linux/kallsyms.h>
@@ -22,12 +23,12 @@
 #define NODE		"device/vesper/0"
 #define HOST		0
 #define MAX_REFS	4096
-/* Of our own; the first is a directory. */
+/* Pages of our own; the first is a directory. */
 #define MINE		8
 
 static struct page *granted[MAX_REFS];
 static evtchn_port_t port;
-/* Whether its state in xenstore is not what the frontend has written. */
+/* The state in xenstore is not the one that the frontend has written. */
 static bool state_is_forged;
 
 static struct hostile_xen_own_page {
@@ -48,7 +49,7 @@ static int hostile_xen_on_grant(struct kretprobe_instance *instance, struct pt_r
 	char caller[KSYM_SYMBOL_LEN];
 
 	sprint_symbol(caller, regs_get_kernel_stack_nth(regs, 0));
-	/* Not 0: other devices' pages are left alone. */
+	/* Returning 1 skips the call: pages of other devices are not touched. */
 	if (!strstr(caller, "[vesper_xen]"))
 		return 1;
 	call->gfn = regs_get_kernel_argument(regs, 1);
@@ -82,7 +83,7 @@ static void *hostile_xen_page(u64 handle, unsigned int n)
 {
 	struct vsp_xen_dir *dir = hostile_xen_granted_page(handle);
 
-	/* A page that is no directory has any numbers, which hostile_xen_granted_page() bounds. */
+	/* The page may be no directory: hostile_xen_granted_page() checks its numbers. */
 	if (!dir || n >= min_t(u32, dir->pages, VSP_MAX_REGION_PAGES))
 		return NULL;
 	return hostile_xen_granted_page(dir->ref[n]);
@@ -135,7 +136,7 @@ static u32 hostile_xen_any_ref(void)
 	}
 }
 
-/* Given, or taken back; what the host has mapped cannot be. */
+/* Grant a page, or end its grant, which fails while the host maps it. */
 static void hostile_xen_toggle_grant(struct hostile_xen_own_page *one)
 {
 	if (!one->given)
@@ -146,7 +147,7 @@ static void hostile_xen_toggle_grant(struct hostile_xen_own_page *one)
 	one->given = !one->given;
 }
 
-/* A region that leads to pages never given, taken back, others', its own directory. */
+/* Make a region whose directory lists bad grants, ended ones, or others' pages. */
 static void hostile_xen_forge_region(void)
 {
 	struct vsp_channel *channel = &hostile_xen.table->channel[hostile_below(VSP_MAX_CHANNELS)];
@@ -169,7 +170,7 @@ static void hostile_xen_forge_region(void)
 	WRITE_ONCE(hostile_xen.table->generation, hostile_xen.table->generation + 1);
 }
 
-/* All but the state the frontend writes again when it connects. */
+/* The frontend writes these nodes again when it connects, except the state. */
 static void hostile_xen_corrupt_xenstore(void)
 {
 	static const char * const names[] = { "ring-ref", "event-channel", "protocol", "state" };
@@ -201,7 +202,7 @@ static void hostile_xen_own(void)
 		hostile_xen_corrupt_xenstore();
 }
 
-/* Without its state in xenstore a frontend would not enter another one. */
+/* Without its state in xenstore the frontend would not change it any more. */
 static void hostile_xen_mend(void)
 {
 	if (state_is_forged)
@@ -229,7 +230,7 @@ static u32 hostile_xen_find_magic(u32 magic)
 	return 0;
 }
 
-/* The last words are pages side by side for the host, not for us. */
+/* Only the host maps the pages of the crash log side by side: find the slot's page. */
 static void *hostile_xen_find_slot(unsigned int n, u32 first)
 {
 	unsigned long at = offsetof(struct vsp_words, slot[n]);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Keeps a guest busy, for tests and benchmarks:
+ * For tests and benchmarks: keeps a guest busy.
  *
- *	vsp_busy storm SECONDS	signals to itself, which it ignores, without a pause
+ *	vsp_busy storm SECONDS	send itself signals without a pause, and ignore them
  *	vsp_busy pingpong COUNT	two processes wake each other by SIGUSR1
- *	vsp_busy service COUNT	a server and its worker: work, and a signal for each
+ *	vsp_busy service COUNT	server and worker: work, then a signal, for each
  *	vsp_busy forks COUNT	fork, exec, wait, as a shell does
- *	vsp_busy eat KB		takes memory until so much is available, for ever
+ *	vsp_busy eat KB		keep allocating memory until KB are available
  *
- * What is counted is told in a line: "NAME COUNT done in NANOSECONDS".
+ * It prints one line: "NAME COUNT done in NANOSECONDS".
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -57,9 +57,9 @@ static void busy_storm(long seconds)
 	busy_report("storm", count, begin);
 }
 
-/* ---------------------------------------------------- two that signal */
+/* --------------------------------------------------------- signals */
 
-/* What a request takes without any signal: some of a file, and sums of it. */
+/* The work for one request: read a part of a file and add up its bytes. */
 static unsigned long busy_work(void)
 {
 	static unsigned char data[32768];
@@ -77,7 +77,7 @@ static unsigned long busy_work(void)
 	return sum;
 }
 
-/* Each signal is waited for, so that none is lost. */
+/* Each signal is waited for before the next one is sent, so that none is lost. */
 static void busy_exchange_signals(const char *name, long count, int with_work)
 {
 	unsigned long sum = 0;
@@ -154,7 +154,7 @@ static long busy_read_available_kb(void)
 	return kb;
 }
 
-/* For ever: what becomes free is taken, too. */
+/* Does not return: memory that becomes free is allocated, too. */
 static void busy_eat_memory(long leave)
 {
 	const size_t piece = 65536;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The other end of a round trip, for bench/kvm.py: a driver of a second ivshmem
- * device, whose memory begins with struct echo.
+ * For bench/kvm: the guest's end of a round trip.  A driver of a second ivshmem device,
+ * whose memory starts with struct echo.
  *
- * On an interrupt it answers: by the number in memory and the doorbell, or by
- * a record, as a probe does, with the number in place of an address.
+ * It answers each interrupt.  Either it writes the number to memory and rings the
+ * doorbell, or it writes a record, as a probe does, with the number as the address.
  */
 
 #include <linux/interrupt.h>
@@ -20,7 +20,7 @@
 
 struct echo {
 	u32 mark;
-	u32 number;	/* the host's */
+	u32 number;	/* written by the host */
 	u32 record;	/* answer by a record */
 	u32 reserved[13];
 	u32 answer;
@@ -48,7 +48,7 @@ static irqreturn_t echo_interrupt(int irq, void *data)
 		return IRQ_HANDLED;
 	}
 	WRITE_ONCE(echo->answer, number);
-	wmb();	/* before the doorbell */
+	wmb();	/* the answer before the doorbell: pairs with the host's wake-up by it */
 	iowrite32(HOST_ID << 16, registers + DOORBELL);
 	return IRQ_HANDLED;
 }
@@ -98,7 +98,7 @@ static int __init echo_init(void)
 	channel = relay_open(NULL, NULL, 16384, 4, &vsp_relay_callbacks, NULL);
 	if (!channel)
 		return -ENOMEM;
-	/* The host rings as soon as it sees the channel: the interrupt comes first. */
+	/* The host rings as soon as it sees the channel, so the interrupt is requested first. */
 	err = pci_register_driver(&echo_driver);
 	if (err)
 		goto close;

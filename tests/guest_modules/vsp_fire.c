@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * For benchmarks: passes the places in the kernel at which probes are, as often
- * as is written to /proc/vsp_fire ("POINT COUNT"), and says how long it took.
+ * For benchmarks: passes the places in the kernel where probes are.  Write
+ * "POINT COUNT" to /proc/vsp_fire.  A POINT is
  *
- *	send_signal	really sends SIGUSR1 to the writer, which should ignore it
- *	net_link	really calls the notifiers of a device, link off and on
- *	functions	are called; a kprobe of this module, which was there
- *			before all others and so comes last, makes them return at
- *			once: nobody is killed, no file system is shut down
- *	tracepoints	the calls of whoever is registered there, as the kernel
- *			does it where there are several
+ *	send_signal	sends SIGUSR1 to the writer, which should ignore it
+ *	net_link	calls the notifiers of a device, link off and on
+ *	a function	is called.  A kprobe of this module makes it return at once,
+ *			so that nobody is killed and no file system is shut down.  It
+ *			is registered before all others and so is called last.
+ *	a tracepoint	calls all registered probes, as the kernel does where there
+ *			are several
  *
- * Reading it gives "fired POINT COUNT NS" and, for those who describe events to
- * ftrace, "offset NAME BYTES" of the structures' members.
+ * Reading the file gives "fired POINT COUNT NS".  It also gives "offset NAME BYTES" of
+ * members of structures, to describe events to ftrace.
  */
 
 #include <linux/blk-mq.h>
@@ -34,7 +34,7 @@
 
 static char fired[80];
 
-/* ----------------------------------------------- what is handed over */
+/* ---------------------------------------------------------- arguments */
 
 static struct oom_control the_oom = { .order = 3, .totalpages = 65536 };
 static struct gendisk the_disk = { .major = 254, .disk_name = "vda" };
@@ -57,7 +57,7 @@ static void fire_free_arguments(void)
 	kfree(the_request);
 }
 
-/* They are large: not in the module itself. */
+/* Allocated, since they are too large for the module itself. */
 static int fire_make_arguments(void)
 {
 	the_owner = kzalloc(PAGE_SIZE, GFP_KERNEL);
@@ -196,7 +196,7 @@ static int fire_change_link(unsigned int count)
 	for_each_netdev(&init_net, dev) {
 		if (!dev->dev.parent)
 			continue;
-		count &= ~1U;	/* it ends as it was */
+		count &= ~1U;	/* even, so that the link ends as it was */
 		while (count--) {
 			change_bit(__LINK_STATE_NOCARRIER, &dev->state);
 			call_netdevice_notifiers(NETDEV_CHANGE, dev);

@@ -1,27 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The host's end of vsp_loopback, for tests: reads commands from its standard
- * input, one a line, and says in one line what came of each.
+ * For tests: the host's end of vsp_loopback.  Reads commands from its standard input,
+ * one a line, and prints the result of each in one line.
  *
  *	hello			release, vermagic and number of CPUs
- *	load NAME FILE [PARAMS]	send a module, have it loaded
- *	corrupt NAME FILE	the same with a wrong checksum
+ *	load NAME FILE [PARAMS]	send a module and have it loaded
+ *	corrupt NAME FILE	like load, with a wrong checksum
  *	unload NAME
  *	request TYPE VERSION	a message of any type
  *	table			the channels
  *	records NAME		all records, one line each, in hexadecimal
  *	reopen			deactivate, activate
- *	poke			notify the guest for nothing
- *	sh COMMAND		run it
+ *	poke			notify the guest without need
+ *	sh COMMAND		run a shell command
  *	crash NAME		a process of that name touches address 0x10010
  *	goingdown MOUNT		shut a file system down (xfs)
  *	hwpoison NAME		a page of a process of that name is lost
- *	outlive NAME		its main thread ends, then another ends it with 7
+ *	outlive NAME		its main thread ends, then another thread calls _exit(7)
  *
- * "vsp_host hog" is something else: a real-time task that never sleeps.
- * "vsp_host worker NAME": a process of that name; a thread of it, which is
- * called pool-1, starts another of the same name, which crashes.
- * "vsp_host alarm NAME": a process of that name is killed by its timer.
+ * Run with arguments it is another program:
+ *
+ *	vsp_host hog		a real-time task that never sleeps
+ *	vsp_host worker NAME	a process of that name.  Its thread pool-1 starts another
+ *				process of that name, which crashes.
+ *	vsp_host alarm NAME	a process of that name, killed by its timer
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -103,7 +105,7 @@ static void host_activate(void)
 #define RING(ring, field) \
 	(offsetof(struct vsp_cchan, ring) + offsetof(struct vsp_cchan_ring, field))
 
-/* One request, its reply in place of it.  Waits for 30 s. */
+/* Send a request, and replace it by its reply.  Waits for 30 s. */
 static int host_send_request(union host_message *msg)
 {
 	__u32 prod, seq = ++next_seq;
@@ -230,7 +232,7 @@ static void host_print_table(void)
 	printf("table: %d channels\n", n);
 }
 
-/* Of the sub-buffers that are whole, the oldest first. */
+/* Print all records of a CPU's buffer, the oldest first. */
 static void host_print_buffer(const struct vsp_channel *c, int cpu)
 {
 	__u64 place = (__u64)cpu * sizeof(struct vsp_index), sub, last;
@@ -335,7 +337,7 @@ static void *host_end_process(void *unused)
 {
 	(void)unused;
 	usleep(100000);
-	_exit(7);	/* of the process; exit() would wind back our script */
+	_exit(7);	/* ends the process; exit() would rewind the script on stdin */
 }
 
 static void host_outlive(const char *name)
@@ -406,7 +408,7 @@ static void host_run_command(char *line)
 	}
 }
 
-/* Takes its CPU for itself, before all normal threads. */
+/* Occupy a CPU: no normal thread runs there any more. */
 static void host_hog(void)
 {
 	struct sched_param param = { .sched_priority = 50 };

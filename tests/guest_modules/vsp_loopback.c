@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A transport for tests, without a hypervisor: the host is a process in the
- * guest that has /dev/vsp_host open.
+ * For tests: a transport without a hypervisor.  The host is a process in the guest
+ * that has /dev/vsp_host open.
  *
- * A region is read and written at the offset (handle << 32) + place; C-chan
- * has the handle 0, and writing to it notifies the guest.  Reading at an
- * offset with the top bit of a handle set (NOTIFIED) gives the number of
- * notifications of the host so far.  Open is activate, close is deactivate.
+ * A region is read and written at the offset (handle << 32) + place.  C-chan has the
+ * handle 0; a write to it notifies the guest.  A read at the handle NOTIFIED gives the
+ * number of notifications of the host so far.  Opening the file activates the guest,
+ * closing it deactivates the guest.
  *
- * With the parameter refuse_nth=N the Nth region from now on is not shared.
- * useful and useless count the kicks that the core has done.
+ * With the parameter refuse_nth=N the Nth region from now on is not shared.  The
+ * parameters useful and useless count the kicks that the core has done.
  */
 
 #include <linux/fs.h>
@@ -31,14 +31,14 @@ struct loopback_region {
 };
 
 static struct loopback_region *regions[MAX_REGIONS];	/* handle - 1 */
-static DEFINE_MUTEX(regions_lock);	/* them */
+static DEFINE_MUTEX(regions_lock);	/* protects regions */
 static struct page *cchan_page;
 static atomic64_t notified;
 
-static unsigned int refuse_nth;		/* the core's lock */
+static unsigned int refuse_nth;		/* under vsp_lock of the core */
 module_param(refuse_nth, uint, 0644);
 
-static unsigned int useful, useless;	/* likewise */
+static unsigned int useful, useless;	/* under vsp_lock of the core */
 module_param(useful, uint, 0444);
 module_param(useless, uint, 0444);
 
@@ -107,7 +107,7 @@ static const struct vsp_transport_ops loopback_ops = {
 
 static struct vsp_transport transport = { .ops = &loopback_ops };
 
-/* The page behind an offset, or NULL.  Under regions_lock. */
+/* Return the page at an offset, or NULL.  Under regions_lock. */
 static struct page *loopback_find_page(loff_t offset, bool write)
 {
 	u32 handle = offset >> 32, page = (u32)offset >> PAGE_SHIFT;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Calls the probes' API wrongly in every way that comes to mind.  It can be
- * loaded only if each call gave what vesper.h says.  With leave=1 it stays
- * exported when it is unloaded, which the core has to clean up after.
+ * For tests: calls the API for probes with wrong arguments.  Loading it succeeds only if
+ * each call returns what vesper.h says.  With leave=1 its channel is still exported
+ * when it is unloaded, so that the core has to clean up.
  */
 
 #include <linux/module.h>
@@ -122,7 +122,7 @@ static void misuse_export_too_many(void)
 	}
 }
 
-/* Nothing of this may reach anybody's buffer, or crash. */
+/* None of these may write to a buffer, or crash. */
 static void misuse_write_bad_records(struct rchan *chan)
 {
 	struct vsp_record rec = { .len = sizeof(rec) };

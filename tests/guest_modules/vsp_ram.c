@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A transport for tests to a process outside of the guest, without a
- * hypervisor's interface: the guest's RAM is a file that the process maps.
+ * For tests: a transport to a process outside of the guest, without an interface of a
+ * hypervisor.  The guest's RAM is a file, which the process maps.
  *
- * A region's handle is the number of the frame of a page that lists those of
- * the region (struct vsp_xen_dir).  QEMU's debug port, which writes into a
- * file, is the notification: any byte; first of all comes the number of
- * C-chan's frame, as a line.  The host has no way to notify: C-chan is polled.
+ * A region's handle is the frame number of a page that lists the frames of the region
+ * (struct vsp_xen_dir).  Each byte written to QEMU's debug port, which QEMU appends to
+ * a file, notifies the host.  The first line written there is the frame number of the
+ * C-chan page.  The host cannot notify the guest: C-chan is polled.
  */
 
 #include <linux/io.h>
@@ -27,7 +27,7 @@ struct ram_region {
 	struct page *pages[];
 };
 
-static LIST_HEAD(regions);	/* the core holds its lock */
+static LIST_HEAD(regions);	/* under vsp_lock of the core */
 static struct page *cchan_page;
 
 static int ram_share(struct vsp_transport *transport, struct page *const *pages,

@@ -2,16 +2,22 @@
 /*
  * For tests: breaks the kernel in the way that is written to /proc/vsp_wedge.
  *
- *	oops		touches address 0
- *	irqs		spins on this CPU for ever with interrupts off
- *	timer		a timer's handler on this CPU waits for a lock for ever
- *	preempt		spins on this CPU for ever with preemption off
- *	stall		the same for 20 s
+ *	oops		writes to address 0
+ *	irqs		spins on this CPU forever with interrupts off
+ *	timer		a timer's handler on this CPU waits for a lock forever
+ *	preempt		spins on this CPU forever with preemption off
+ *	stall		spins on this CPU for 20 s with preemption off
+ *	umount PATH	locks the file system there, as an umount does that waits for a disk
+ *	release		unlocks it
  */
 
+#include <linux/completion.h>
+#include <linux/fs.h>
 #include <linux/hrtimer.h>
 #include <linux/irqflags.h>
 #include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/namei.h>
 #include <linux/proc_fs.h>
 #include <linux/spinlock.h>
 #include <linux/timekeeping.h>
@@ -21,6 +27,7 @@
 
 static DEFINE_RAW_SPINLOCK(the_lock);
 static struct hrtimer timer;
+static DECLARE_COMPLETION(released);
 
 static noinline void wedge_oops(void)
 {
@@ -38,7 +45,7 @@ static enum hrtimer_restart wedge_deadlock(struct hrtimer *unused)
 
 static void wedge_timer(void)
 {
-	/* Held for ever, by nobody. */
+	/* Never released. */
 	raw_spin_lock(&the_lock);
 	hrtimer_setup(&timer, wedge_deadlock, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_HARD);
 	hrtimer_start(&timer, 0, HRTIMER_MODE_REL_PINNED_HARD);
@@ -55,9 +62,24 @@ static void wedge_stall(void)
 	preempt_enable();
 }
 
+static int wedge_umount(const char *name)
+{
+	struct path path;
+	int err;
+
+	err = kern_path(name, LOOKUP_FOLLOW, &path);
+	if (err)
+		return err;
+	down_write(&path.mnt->mnt_sb->s_umount);
+	wait_for_completion(&released);
+	up_write(&path.mnt->mnt_sb->s_umount);
+	path_put(&path);
+	return 0;
+}
+
 static ssize_t wedge_write(struct file *file, const char __user *buf, size_t len, loff_t *offset)
 {
-	char how[16] = "";
+	char how[64] = "";
 
 	if (copy_from_user(how, buf, min(len, sizeof(how) - 1)))
 		return -EFAULT;
@@ -76,6 +98,13 @@ static ssize_t wedge_write(struct file *file, const char __user *buf, size_t len
 			cpu_relax();
 	} else if (!strcmp(how, "stall")) {
 		wedge_stall();
+	} else if (!strncmp(how, "umount ", 7)) {
+		int err = wedge_umount(how + 7);
+
+		if (err)
+			return err;
+	} else if (!strcmp(how, "release")) {
+		complete(&released);
 	} else {
 		return -EINVAL;
 	}

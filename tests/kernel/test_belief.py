@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.support.features import CGROUP
+from tests.kernel.support.features import CGROUP, said
 from tests.kernel.support.ivshmem import SLOW_S, KvmMachine, Watch, kvm_machine, watch
 from tests.kernel.support.loopback_guest import TestGuest
 from tests.unit.support.standins import until
@@ -134,6 +134,12 @@ async def young_ones_are_not_the_service(guest: KvmMachine, seen: Watch) -> None
     assert event.fields["elder_pid"] is None
 
 
+async def set_asked_limit(guest: KvmMachine, seconds: int) -> None:
+    parameters = "/sys/module/send_signal/parameters /sys/module/process_exit/parameters"
+    guest.machine.tell(f"for d in {parameters}; do echo {seconds} >$d/asked_s; done")
+    await said(guest, f"limit-{seconds}")
+
+
 async def orderly_ends_are_no_faults(guest: KvmMachine, seen: Watch) -> None:
     """The guest's shell is its PID 1."""
     event = await one(guest, seen, f"/wait/httpd & {NAMED}; kill -TERM $v")
@@ -147,6 +153,18 @@ async def orderly_ends_are_no_faults(guest: KvmMachine, seen: Watch) -> None:
     event = await one(guest, seen, f"/deaf/httpd & {NAMED}; {ready}; kill -TERM $v; kill -KILL $v")
     assert (event.fields["signal"], event.fields["asked"]) == ("SIGKILL", True)
     assert judge_by_defaults(event, SERVICES) is None
+
+    # It lived on, and is killed later.
+    await set_asked_limit(guest, 1)
+    event = await one(
+        guest, seen, f"/deaf/httpd & {NAMED}; {ready}; kill -TERM $v; sleep 2; kill -KILL $v"
+    )
+    assert (event.fields["signal"], event.fields["asked"]) == ("SIGKILL", False)
+    assert judge_by_defaults(event, SERVICES) is not None
+    await seen.wait_until(lambda: seen.list_events("process_exit", comm="httpd", sig=9), "its end")
+    (end,) = seen.list_events("process_exit", comm="httpd", sig=9)
+    assert not end.fields["asked"]
+    await set_asked_limit(guest, 7200)
 
     # By its own parent, which is not PID 1.
     event = await one(guest, seen, f"sh -c '/wait/httpd & {NAMED}; kill -TERM $v; wait'")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import errno
 import json
 import subprocess
 from collections.abc import Callable
@@ -225,6 +226,31 @@ unload fs_error
         rule = RuleSet('fs_error: mount == "/srv/www/data"')
         assert rule.judge_event(events[0], []) is not None
     assert RuleSet('fs_error: mount == "/mnt"').judge_event(events[0], []) is None
+
+
+def test_fs_error_stays_during_an_umount(run: Boot, tmp_path: Path) -> None:
+    """An umount that waits for a disk blocks neither UNLOAD nor the other requests."""
+    image = disk_image(tmp_path, "ext4", 32)
+    result = run(
+        """\
+sh insmod /vsp_wedge.ko; mkdir /mnt /other; mount -t ext4 /dev/sda /mnt
+load fs_error /fs_error.ko
+sh echo umount /mnt >/proc/vsp_wedge &
+sh sleep 1; mount -t tmpfs other /other; sleep 1
+unload fs_error
+table
+sh echo release >/proc/vsp_wedge; sleep 1
+unload fs_error
+""",
+        modules=("virtio_pci", "virtio_scsi", "sd_mod", "ext4"),
+        qemu=[
+            "-blockdev", f"driver=file,filename={image},node-name=disk",
+            "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk",
+        ],
+    )  # fmt: skip
+    unloads = [line for line in result.said if line.startswith("unload fs_error: ")]
+    assert [line.split()[2] for line in unloads] == [str(-errno.EWOULDBLOCK), "0"]
+    assert "table: 1 channels" in result.said
 
 
 def test_fs_error_records_a_shutdown_by_hand(run: Boot, tmp_path: Path) -> None:

@@ -106,6 +106,8 @@ PROBES: Mapping[str, ProbeInfo] = {
             "max_per_s": "record at most so many in a second that do not kill (100)",
             "max_users_per_s": "record at most so many in a second that kill one user's own "
             "processes (10)",
+            "asked_s": "a signal that asks to end counts as asked for so many seconds; 0: forever "
+            "(7200)",
         },
     ),
     "out_of_memory": ProbeInfo(
@@ -149,6 +151,8 @@ PROBES: Mapping[str, ProbeInfo] = {
             "names": "processes to record, at any age, comma-separated, at most 16 (all)",
             "min_age_ms": "without names: only processes that lived so long, in ms (1000)",
             "max_users_per_s": "record at most so many in a second of one user's own (10)",
+            "asked_s": "a signal that asks to end counts as asked for so many seconds; 0: forever "
+            "(7200)",
         },
         needs=("CONFIG_TASKSTATS",),
     ),

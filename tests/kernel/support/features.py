@@ -19,6 +19,7 @@ __all__ = [
     "finds_processes",
     "point",
     "said",
+    "sees_deep_cgroups",
     "shows_life",
     "unimpaired",
 ]
@@ -101,6 +102,16 @@ async def cpus_go_and_come(guest: KvmMachine, seen: Watch, *, plugged_in: bool =
     assert len(seen.list_events("send_signal", signal="SIGUSR1")) == 60
     assert {e.cpu for e in seen.list_events("send_signal", signal="SIGUSR2")} == {0, 1, 2}
     assert not seen.list_events("lost")
+
+
+async def sees_deep_cgroups(guest: KvmMachine, seen: Watch) -> None:
+    """Nobody hides below user.slice by nesting cgroups, not before Linux 6.1 either."""
+    nest = "i=0; while [ $i -lt 300 ]; do mkdir d; cd d; i=$((i + 1)); done"
+    guest.machine.tell("mkdir -p /deep; mount -t cgroup2 none /deep; mkdir -p /deep/user.slice")
+    guest.machine.tell(f"sh -c 'cd /deep/user.slice; {nest}; echo $$ >cgroup.procs; kill -ILL $$'")
+    await seen.wait_until(lambda: seen.list_events("send_signal", signal="SIGILL"), "SIGILL")
+    (event,) = seen.list_events("send_signal", signal="SIGILL")
+    assert event.fields["cgroup"].startswith("/user.slice/d/d/")
 
 
 async def point(guest: KvmMachine, seen: Watch) -> None:

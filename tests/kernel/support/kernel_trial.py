@@ -15,7 +15,13 @@ from lab.images import Modules
 from lab.images.kernel import Kernel
 from lab.images.probes import FRONTENDS
 from tests.kernel.support import real_faults
-from tests.kernel.support.features import POINT, cpus_go_and_come, point, shows_life
+from tests.kernel.support.features import (
+    POINT,
+    cpus_go_and_come,
+    point,
+    sees_deep_cgroups,
+    shows_life,
+)
 from tests.kernel.support.ivshmem import PROBES, KvmMachine, Watch, kvm_machine, watch
 from tests.kernel.support.loopback_guest import COMPLAINT
 from tests.kernel.support.machine import takes_new_cpus
@@ -41,6 +47,7 @@ async def _features(guest: KvmMachine, seen: Watch, cpus: int, plugged_in: bool)
     await shows_life(seen)
     if cpus > 1:
         await cpus_go_and_come(guest, seen, plugged_in=plugged_in)
+    await sees_deep_cgroups(guest, seen)
     await point(guest, seen)
 
 

@@ -90,7 +90,7 @@ def test_probe_info_works_without_vesperd() -> None:
 
     answer = json.loads(vesper("probe", "info", "process_exit", "--json").stdout)
     assert answer["probe"] == "process_exit"
-    own = {"names", "min_age_ms", "max_users_per_s"}
+    own = {"names", "min_age_ms", "max_users_per_s", "asked_s"}
     assert set(answer["params"]) == own | {"subbuf_size", "n_subbufs"}
     assert len(json.loads(vesper("probe", "info", "--json").stdout)) == len(FOLDERS)
 
