@@ -12,7 +12,12 @@ import asyncio
 import logging
 import time
 
-from vesper_monitor.guest.control.cchan import CchanBrokenError, CchanError, GuestSilentError
+from vesper_monitor.guest.control.cchan import (
+    CchanBrokenError,
+    CchanError,
+    CchanLostError,
+    GuestSilentError,
+)
 from vesper_monitor.guest.control.commands import GuestControl
 from vesper_monitor.guest.health.hang_detector import LOOK_INTERVAL_S
 from vesper_monitor.guest.health.heartbeat import HeartbeatWatch, find_heartbeat_page
@@ -166,7 +171,7 @@ class SessionLink:
             except FrontendMissingError as error:
                 self.contact.note_failure(error)
                 delay = RETRY_FIRST_S  # connect_domain() has waited already
-            except (TransportError, GuestSilentError, CchanBrokenError) as error:
+            except (TransportError, GuestSilentError, CchanBrokenError, CchanLostError) as error:
                 self.contact.note_failure(error)
             except (CchanError, TableError) as error:
                 self.contact.note_unfit(error)

@@ -68,6 +68,8 @@ class _Entry:
     at: float  #: by the loop's clock
     #: not called yet: the batch is written, or its time is up
     then: Callable[[], None] | None
+    #: put while the journal could not be used
+    is_kept: bool
     written: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -97,6 +99,7 @@ class JournalWriter:
         self._one_reader = asyncio.Semaphore(1)
         self._trouble: str | None = None
         self._trouble_since = 0.0  # s, CLOCK_REALTIME
+        self._is_recovering = False  # the disk writes again; what was kept is not written yet
         self._readers: set[asyncio.Future[None]] = set()  # wait for what was put before
 
     @property
@@ -109,7 +112,7 @@ class JournalWriter:
 
     @property
     def _is_usable(self) -> bool:
-        return not self._held and self._trouble is None
+        return not self._held and (self._trouble is None or self._is_recovering)
 
     @property
     def is_in_doubt(self) -> bool:
@@ -138,8 +141,8 @@ class JournalWriter:
         :param written: called when it is written.
         """
         loop = asyncio.get_running_loop()
-        entry = _Entry(batch, loop.time(), then, [] if written is None else [written])
         unusable, queue = not self._is_usable, self._queues.setdefault(vm, deque())
+        entry = _Entry(batch, loop.time(), then, unusable, [] if written is None else [written])
         if unusable and queue:
             last = queue[-1]
             last.batch.merge_batch(batch)
@@ -168,9 +171,9 @@ class JournalWriter:
         for queue in self._queues.values():
             for entry in queue:
                 number(entry.batch)
-        if not self._queues:
-            self._works_again()
-        elif self._writer is None:  # it works again once that has been written
+        self._is_recovering = True
+        self._end_trouble_if_written()
+        if self._queues and self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write_queue())
 
     def note_unusable(self, error: str) -> None:
@@ -179,6 +182,10 @@ class JournalWriter:
             _log.error("%s; faults are kept in memory and told all the same", error)
             self._trouble_since = time.time()
         self._trouble = error
+        self._is_recovering = False
+        for queue in self._queues.values():
+            for entry in queue:
+                entry.is_kept = True
         while self._timed:
             self._call_then(self._timed.popleft())
         for reader in list(self._readers):
@@ -200,6 +207,7 @@ class JournalWriter:
                     self._call_then(entry)
                     for written in entry.written:
                         _call_back(written)
+                self._end_trouble_if_written()
         finally:
             self._writer = None
 
@@ -252,7 +260,7 @@ class JournalWriter:
             except TimeoutError:
                 pause = min(pause * 2, RETRY_LAST_S)
         self._log_left_out(left_out)
-        self._works_again()
+        self._is_recovering = True
         if batch.durable and self._syncer is None:
             self._syncer = loop.create_task(self._sync_later())
         return True
@@ -265,10 +273,13 @@ class JournalWriter:
             _log.error("%s: something cannot be written to the journal, and is left out (said "
                        "once): %s", vm, why)  # fmt: skip
 
-    def _works_again(self) -> None:
-        if self._trouble is not None:
+    def _end_trouble_if_written(self) -> None:
+        """The journal works again once nothing is left that was kept meanwhile."""
+        if self._trouble is None or not self._is_recovering:
+            return
+        if not any(entry.is_kept for queue in self._queues.values() for entry in queue):
             self._trouble = None
-            _log.warning("the journal works again: what was kept in memory is being written")
+            _log.warning("the journal works again: what was kept in memory is written")
 
     def _time_is_up(self) -> None:
         """Tell those who have waited long enough."""

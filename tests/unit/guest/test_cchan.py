@@ -18,6 +18,7 @@ from vesper_monitor.guest.control import cchan
 from vesper_monitor.guest.control.cchan import (
     Cchan,
     CchanError,
+    CchanLostError,
     GuestRefusedError,
     GuestSilentError,
     WrongVersionError,
@@ -152,7 +153,7 @@ def test_an_aborted_channel_wakes_who_waits() -> None:
         waiting = asyncio.create_task(channel.request_hello())
         await asyncio.sleep(0)
         channel.abort_requests("the guest has gone")
-        with pytest.raises(CchanError, match="the guest has gone"):
+        with pytest.raises(CchanLostError, match="the guest has gone"):
             await waiting
 
     talk(FakeLink(), body)

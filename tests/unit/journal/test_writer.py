@@ -106,6 +106,32 @@ def test_a_disk_that_hangs_while_nobody_waits_is_noticed_too() -> None:
     run(scene)
 
 
+def test_a_disk_that_writes_again_works_once_all_that_was_kept_is_written() -> None:
+    async def scene(disk: Disk, writer: JournalWriter) -> None:
+        disk.error = JournalError("full")
+        writer.put_batch("vm1", Batch([event(1)]))  # is tried again and again
+        await until(lambda: writer.error is not None, "the trouble")
+        writer.put_batch("vm1", Batch([event(2)]))
+        writer.put_batch("vm2", Batch(faults=[fault(1)]))
+        seen: list[str | None] = []
+        call = disk.call_journal
+
+        async def call_and_look(method: str, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await call(method, *args, **kwargs)
+            finally:
+                seen.append(writer.error)
+
+        disk.call_journal = call_and_look  # type: ignore[method-assign]
+        disk.error = None
+        await until(lambda: len(disk.written) == 2, "all is written")
+        assert len(seen) >= 2
+        assert all(str(error).startswith("full") for error in seen[-2:])
+        await until(lambda: writer.error is None, "it works again")
+
+    run(scene)
+
+
 def test_a_journal_that_opens_late_works_once_what_was_kept_is_written() -> None:
     """Whoever reads "works again" may end vesperd, and find all of it afterwards."""
 

@@ -24,6 +24,7 @@ __all__ = [
     "Cchan",
     "CchanBrokenError",
     "CchanError",
+    "CchanLostError",
     "GuestRefusedError",
     "GuestSilentError",
     "WrongVersionError",
@@ -55,6 +56,10 @@ class CchanBrokenError(CchanError):
 
 class GuestSilentError(CchanError):
     """The guest did not answer within the time limit."""
+
+
+class CchanLostError(CchanError):
+    """The link was lost while a reply was waited for."""
 
 
 class WrongVersionError(CchanError):
@@ -249,7 +254,7 @@ class Cchan:
 
     def _check_page(self) -> None:
         if self._aborted is not None:
-            raise CchanError(f"{self._link.domain.name}: {self._aborted}")
+            raise CchanLostError(f"{self._link.domain.name}: {self._aborted}")
 
     def _load_word(self, offset: int) -> int:
         return abi.load_u32(self._view, offset)
