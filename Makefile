@@ -227,8 +227,8 @@ install-files:
 			vesper_monitor/guest/abi.py vesper_monitor/guest/abi_layout.py \
 			vesper_monitor/guest/event.py vesper_monitor/guest/printable.py \
 			vesper_monitor/guest/process_origin.py vesper_monitor/guest/relay/__init__.py \
-			vesper_monitor/guest/relay/record_layout.py \
-			vesper_monitor/guest/relay/record_types.py \
+			vesper_monitor/guest/record_layout.py \
+			vesper_monitor/guest/record_types.py \
 			>vesper_monitor/installed-sizes
 	chmod -R u=rwX,go=rX $(NEW)  # setuptools keeps the modes of a checkout
 	for new in $(NEW)/usr/lib/python3/dist-packages/*; do \

@@ -22,7 +22,7 @@ from vesper_monitor.daemon.config import Config
 from vesper_monitor.daemon.daemon import Daemon
 from vesper_monitor.daemon.server import Connection, Server
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.control.region import map_region
+from vesper_monitor.guest.region import map_region
 from vesper_monitor.hypervisor import xl_list
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import (

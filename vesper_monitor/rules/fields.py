@@ -2,7 +2,7 @@
 """The fields of events that a fault rule may name, and the kinds of their values.
 
 The fields of a probe's events are those of its record
-(:mod:`vesper_monitor.guest.relay.record_types`), read off it, so a new field or
+(:mod:`vesper_monitor.guest.record_types`), read off it, so a new field or
 probe is known here at once.  Some names are derived of them.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from vesper_monitor.guest.event import LOST, UNKNOWN, Event
 from vesper_monitor.guest.printable import make_printable
 from vesper_monitor.guest.process_origin import is_users_cgroup, is_users_login
-from vesper_monitor.guest.relay.record_types import RECORDS
+from vesper_monitor.guest.record_types import RECORDS
 from vesper_monitor.rules.fault_class import classify_event
 
 __all__ = ["DERIVED", "FIELDS", "NEGATED", "Facts", "Kind", "Value", "comm_of", "has_elder",

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.printable import make_printable, signal_name
+from vesper_monitor.guest.record_types import RECORDS
 from vesper_monitor.guest.relay import decode
-from vesper_monitor.guest.relay.record_types import RECORDS
 from vesper_monitor.guest.relay.relay import RawRecord
 
 

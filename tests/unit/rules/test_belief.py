@@ -18,8 +18,8 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.processes import Processes
 from vesper_monitor.guest.event import Event
 from vesper_monitor.guest.process_origin import NO_LOGIN_UID, is_users_cgroup, is_users_login
+from vesper_monitor.guest.record_types import RECORDS
 from vesper_monitor.guest.relay.decode import decode_records
-from vesper_monitor.guest.relay.record_types import RECORDS
 from vesper_monitor.guest.relay.relay import RawRecord
 from vesper_monitor.rules.dry_run import Hit, compare_with_faults, try_rules
 from vesper_monitor.rules.fields import DERIVED, NEGATED

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe, DynamicProbeError
 from vesper_monitor.guest.dynamic_probes.syntax import parse_definition
-from vesper_monitor.guest.relay.record_types import RECORDS
+from vesper_monitor.guest.record_types import RECORDS
 from vesper_monitor.util.state_file import DirectDisk, StateDisk
 
 __all__ = ["RESERVED", "DynamicProbeStore"]

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.control.region import map_region
 from vesper_monitor.guest.event import CORE_PROBE, LAST_WORDS, MAX_GUEST_NS, CrashLog, Event
 from vesper_monitor.guest.printable import make_printable
+from vesper_monitor.guest.region import map_region
 from vesper_monitor.hypervisor.transport import Domain, Link
 
 __all__ = ["CrashLogReader", "make_event"]

@@ -12,9 +12,9 @@ import logging
 import struct
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from vesper_monitor.guest import abi
-from vesper_monitor.guest.control.region import map_region
 from vesper_monitor.guest.event import CORE_PROBE, Event
 from vesper_monitor.guest.health.hang_detector import (
     LOOK_INTERVAL_S,
@@ -26,7 +26,7 @@ from vesper_monitor.guest.health.hang_detector import (
     LifeState,
     Silence,
 )
-from vesper_monitor.guest.session_listener import SessionListener
+from vesper_monitor.guest.region import map_region
 from vesper_monitor.guest.ticker import SharedTicker
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import (
@@ -38,7 +38,9 @@ from vesper_monitor.hypervisor.transport import (
     TransportError,
 )
 
-__all__ = ["MAX_CPUS", "HeartbeatReader", "HeartbeatWatch", "find_heartbeat_page"]
+__all__ = [
+    "MAX_CPUS", "HeartbeatListener", "HeartbeatReader", "HeartbeatWatch", "find_heartbeat_page",
+]  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +101,19 @@ class HeartbeatReader:
         self._mapping.close()
 
 
+class HeartbeatListener(Protocol):
+    """Who hears of one guest's heartbeat."""
+
+    def take_events(self, events: list[Event]) -> None:
+        """Take an event ``hang``, or ``alive`` if the guest goes on after that."""
+
+    def recheck_domain(self) -> None:
+        """Ask for the domain's state: most likely it was paused, or runs again."""
+
+    def get_hang_timeout(self) -> float:
+        """Return after how many s without a heartbeat the guest hangs; 0: do not watch."""
+
+
 class HeartbeatWatch:
     """Watches one guest's heartbeat, and asks the hypervisor where it stops."""
 
@@ -106,13 +121,11 @@ class HeartbeatWatch:
         self,
         transport: Transport,
         domain: Domain,
-        listener: SessionListener,
+        listener: HeartbeatListener,
         ticker: SharedTicker,
         on_unsure: Callable[[], None],
     ) -> None:
         """
-        :param listener: gets an event ``hang``, and ``alive`` if the guest goes on
-            after that.
         :param ticker: of period :data:`LOOK_INTERVAL_S`.
         :param on_unsure: called when the guest shows no heartbeat, and the hypervisor
             may have reset it unheard since the last one.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Decode the bytes of a relay record to an event with names and a sentence.
 
-:mod:`vesper_monitor.guest.relay.record_types` describes the records of each probe.
+:mod:`vesper_monitor.guest.record_types` describes the records of each probe.
 
 Any bytes give an event, and nothing is raised: the guest's text is made
 printable, and numbers without a name stay numbers.
@@ -16,8 +16,8 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.dynamic_probes.point import DynamicProbe
 from vesper_monitor.guest.dynamic_probes.record import read_record
 from vesper_monitor.guest.event import LOST, MAX_GUEST_NS, UNKNOWN, Event
-from vesper_monitor.guest.relay.record_layout import RecordType
-from vesper_monitor.guest.relay.record_types import RECORDS
+from vesper_monitor.guest.record_layout import RecordType
+from vesper_monitor.guest.record_types import RECORDS
 from vesper_monitor.guest.relay.relay import RawRecord
 
 __all__ = ["decode_records"]

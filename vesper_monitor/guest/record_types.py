@@ -14,7 +14,7 @@ from struct import unpack
 from vesper_monitor.guest import abi
 from vesper_monitor.guest.printable import device_name, errno_name, signal_name
 from vesper_monitor.guest.process_origin import is_users_cgroup, is_users_login
-from vesper_monitor.guest.relay.record_layout import Fields, RecordType, name_values
+from vesper_monitor.guest.record_layout import Fields, RecordType, name_values
 
 __all__ = ["RECORDS"]
 
