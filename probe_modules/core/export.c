@@ -335,9 +335,9 @@ static bool vsp_export_remove(const char *modname)
 void vsp_relay_export_end(const char *modname)
 {
 	if (IS_ERR_OR_NULL(modname))
-		pr_warn("vesper: end of export without a name\n");
+		pr_warn("vesper: cannot end an export without a name\n");
 	else if (!vsp_export_remove(modname))
-		pr_warn("vesper: end of export of %s, which is not exported\n", modname);
+		pr_warn("vesper: cannot end the export of %s, which is not exported\n", modname);
 }
 EXPORT_SYMBOL_GPL(vsp_relay_export_end);
 
@@ -370,7 +370,7 @@ static int vsp_export_module_notify(struct notifier_block *nb, unsigned long sta
 	struct module *module = data;
 
 	if (state == MODULE_STATE_GOING && vsp_export_remove(module->name))
-		pr_warn("vesper: %s has gone without the end of its export\n", module->name);
+		pr_warn("vesper: %s was unloaded without vsp_relay_export_end()\n", module->name);
 	return NOTIFY_DONE;
 }
 

@@ -176,7 +176,7 @@ static int point_parse_place(char *place)
 		return 0;
 	case 't':
 		if (IS_ENABLED(CONFIG_CFI_CLANG) || IS_ENABLED(CONFIG_CFI)) {
-			pr_err("%s: no points on tracepoints where the kernel checks types (CFI)\n",
+			pr_err("%s: not on a tracepoint: this kernel checks types of functions (CFI)\n",
 			       probe.name);
 			return -EOPNOTSUPP;
 		}

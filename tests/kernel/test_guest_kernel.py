@@ -275,4 +275,4 @@ records vsp_misuse
     assert result.said.count("load vsp_misuse: 0 ") == 2
     assert result.said.count("unload vsp_misuse: 0 ") == 2
     assert result.line("table:") == "0 channels"
-    assert "vesper: vsp_misuse has gone without the end of its export" in result.console
+    assert "vesper: vsp_misuse was unloaded without vsp_relay_export_end()" in result.console
