@@ -365,7 +365,7 @@ def make_man_page() -> str:
     lines = [
         r".\" SPDX-License-Identifier: GPL-2.0-or-later",
         r".\" Made by: python3 -m vesper_monitor.knowledge.probes roff",
-        '.TH VESPER\\-PROBES 7 2026 "VESPER 0.1.0" "Miscellaneous information"',
+        '.TH VESPER\\-PROBES 7 2026 "VESPER 0.3.0" "Miscellaneous information"',
         ".SH NAME",
         r"vesper\-probes \- what VESPER's probes see in a guest's kernel",
         ".SH DESCRIPTION",

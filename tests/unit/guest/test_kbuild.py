@@ -16,7 +16,7 @@ from vesper_monitor.guest.control.kbuild import find_failures
 
 DKMS = Path(__file__).resolve().parents[3] / "probe_modules/dkms.conf"
 RELEASE = "6.6-x"
-OBJ = "/usr/src/vesper-0.1.0/probe_modules/build/6.1.0-57-amd64/obj"
+OBJ = "/usr/src/vesper-0.3.0/probe_modules/build/6.1.0-57-amd64/obj"
 
 #: As make and Linux 6.1 print it.
 COMPILED = f"""\
