@@ -49,6 +49,8 @@ RETRY_FIRST_S = 0.5
 RETRY_MAX_S = 30.0
 #: s. The guest's modules may be exchanged for fitting ones at any time.
 RETRY_UNFIT_S = 30.0
+#: s for the link of a guest whose channel table is unreadable to be lost.
+LEAVE_LIMIT_S = 0.5
 #: s between two looks at a guest that does not notify.
 POLL_INTERVAL_S = 5.0
 
@@ -248,7 +250,11 @@ class SessionLink:
                 _raise_task_errors(helpers)
                 if self.contact.lost is not None:
                     raise LinkLostError(f"{self._domain.name}: {self.contact.lost}")
-                has_more = await self._reader.read_round(guest, self._probes.follow_table)
+                try:
+                    has_more = await self._reader.read_round(guest, self._probes.follow_table)
+                except TableError:
+                    await self._raise_if_lost_soon()
+                    raise
                 if not has_more:
                     self._notify_degraded()
                     await self._reader.wait_until_woken()
@@ -260,6 +266,17 @@ class SessionLink:
                 task.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
             await self.heartbeat.end_watching()
+
+    async def _raise_if_lost_soon(self) -> None:
+        """Give the link a moment to be lost: the table of a guest that leaves is no table.
+
+        :raises LinkLostError: it is lost.
+        """
+        until = time.monotonic() + LEAVE_LIMIT_S
+        while self.contact.lost is None and (rest := until - time.monotonic()) > 0:
+            await self._reader.sleep_until_woken(rest)
+        if self.contact.lost is not None:
+            raise LinkLostError(f"{self._domain.name}: {self.contact.lost}") from None
 
     async def _keep_probes(self) -> None:
         """Keep the guest's probes in line with the wish."""

@@ -21,8 +21,10 @@ from vesper_monitor.guest import abi
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.errors import SessionError
 from vesper_monitor.guest.event import Event
+from vesper_monitor.guest.relay.channel import TableError
 from vesper_monitor.guest.session import Session
 from vesper_monitor.guest.session_listener import SessionSettings
+from vesper_monitor.guest.session_reader import SessionReader
 from vesper_monitor.guest.session_state import ProbeState, SessionState, StateError
 
 REQUESTS_TAKEN = abi.field_offset(abi.Cchan, "to_guest") + abi.field_offset(abi.CchanRing, "cons")
@@ -428,6 +430,27 @@ def test_a_guest_that_leaves_lacks_no_probe(
                 await vm.tell("boot")
                 await until(lambda: SessionState.WAITING in told.states[2:], "left")
                 assert told.degraded == set()
+
+    run(body)
+
+
+def test_a_table_that_is_unreadable_while_the_guest_leaves_is_no_misfit(
+    images: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async def fail(*_: object) -> bool:
+            raise TableError("vm1: the guest's channel table has no magic number")
+
+        with guest() as vm:
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+                with monkeypatch.context() as patch:
+                    patch.setattr(SessionReader, "read_round", fail)
+                    told.session._reader.wake_up()
+                    await vm.tell("boot")
+                    await until(lambda: SessionState.ACTIVE not in told.states[-1:], "left")
+                await until(told.all_collecting, "probes collecting again")
+                assert SessionState.UNFIT not in told.states
 
     run(body)
 
