@@ -71,9 +71,9 @@ TEXTS = (
     # The transport, after "is not watched: transport".
     "libvirt does not run here",
     "Xen's toolstack hangs",
-    "is xen-utils installed",
-    "is xen-gntdev loaded",
-    "is xen-evtchn loaded",
+    "install xen-utils",
+    "load the kernel module xen-gntdev",
+    "load the kernel module xen-evtchn",
     "cannot be loaded",
     "hidepid",
     # VESPER's device.
