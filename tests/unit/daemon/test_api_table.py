@@ -11,8 +11,10 @@ from tests.unit.support.daemons import PROJECT
 
 def read_documented_operations() -> dict[str, bool]:
     """Return the operations of docs/api.md, and whether each needs root (a star)."""
-    rows = re.findall(r"^\| ((?:`\w+`\*?(?:, )?)+) \|", (PROJECT / "docs/api.md").read_text(), re.M)
-    names = re.findall(r"`(\w+)`(\*?)", " ".join(rows))
+    text = (PROJECT / "docs/api.md").read_text()
+    name = r"(?:`\w+`|\[`\w+`\]\(#[\w-]+\))\*?"
+    rows = re.findall(rf"^\| ({name}(?:, {name})*) \| (?:all|agents|readers|operators) \|", text, re.M)
+    names = re.findall(r"`(\w+)`(?:\]\([^)]*\))?(\*?)", " ".join(rows))
     return {name: bool(star) for name, star in names}
 
 
