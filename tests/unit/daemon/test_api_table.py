@@ -13,7 +13,8 @@ def read_documented_operations() -> dict[str, bool]:
     """Return the operations of docs/api.md, and whether each needs root (a star)."""
     text = (PROJECT / "docs/api.md").read_text()
     name = r"(?:`\w+`|\[`\w+`\]\(#[\w-]+\))\*?"
-    rows = re.findall(rf"^\| ({name}(?:, {name})*) \| (?:all|agents|readers|operators) \|", text, re.M)
+    asked_by = "(?:all|agents|readers|operators)"
+    rows = re.findall(rf"^\| ({name}(?:, {name})*) \| {asked_by} \|", text, re.M)
     names = re.findall(r"`(\w+)`(?:\]\([^)]*\))?(\*?)", " ".join(rows))
     return {name: bool(star) for name, star in names}
 
