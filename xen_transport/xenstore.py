@@ -141,7 +141,7 @@ class XenStore:
         if self._reconnecting is not None:
             self._reconnecting.cancel()
         if self._router is not None:
-            self._router.connection.shutdown()
+            self._router.connection.shut_down()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def read_node(self, path: str) -> str | None:
@@ -263,7 +263,7 @@ class XenStore:
                 return await future
         except TimeoutError:
             if self._router is not None:
-                self._router.connection.shutdown()  # frees the thread
+                self._router.connection.shut_down()  # frees the thread
             raise XenStoreError(
                 f"xenstore: {what}: xenstored did not answer within {STORE_TIMEOUT_S:.0f} s"
             ) from None
