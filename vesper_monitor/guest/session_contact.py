@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from vesper_monitor.guest.control.cchan import GuestSilentError
+from vesper_monitor.guest.control.cchan import CchanLostError, GuestSilentError
 from vesper_monitor.guest.health.boot_watch import BootWatch
 from vesper_monitor.hypervisor.transport import (
     DomainReport,
@@ -70,7 +70,9 @@ class GuestContact:
     def note_failure(self, error: Exception) -> None:
         """Note why the guest is not active."""
         self.missing = str(error)
-        self._is_silent = isinstance(error, (FrontendSilentError, LinkLostError, GuestSilentError))
+        self._is_silent = isinstance(
+            error, (FrontendSilentError, LinkLostError, CchanLostError, GuestSilentError)
+        )
         if isinstance(error, FrontendSilentError) and error.was_active:
             self._boot.note_unsure(self._clock())
 
