@@ -273,7 +273,9 @@ class SessionLink:
         :raises LinkLostError: it is lost.
         """
         until = time.monotonic() + LEAVE_LIMIT_S
-        while self.contact.lost is None and (rest := until - time.monotonic()) > 0:
+        while self.contact.lost is None and not self._is_closing:
+            if (rest := until - time.monotonic()) <= 0:
+                break
             await self._reader.sleep_until_woken(rest)
         if self.contact.lost is not None:
             raise LinkLostError(f"{self._domain.name}: {self.contact.lost}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -451,6 +452,30 @@ def test_a_table_that_is_unreadable_while_the_guest_leaves_is_no_misfit(
                     await until(lambda: SessionState.ACTIVE not in told.states[-1:], "left")
                 await until(told.all_collecting, "probes collecting again")
                 assert SessionState.UNFIT not in told.states
+
+    run(body)
+
+
+def test_a_session_that_closes_waits_for_no_loss_of_its_link(
+    images: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vesper_monitor.guest.session_link.LEAVE_LIMIT_S", 60.0)
+
+    async def body() -> None:
+        rounds: list[None] = []
+
+        async def fail(*_: object) -> bool:
+            rounds.append(None)
+            raise TableError("vm1: the guest's channel table has no magic number")
+
+        with guest():
+            async with watch(images) as told:
+                await until(told.all_collecting, "probes collecting")
+                monkeypatch.setattr(SessionReader, "read_round", fail)
+                told.session._reader.wake_up()
+                await until(lambda: rounds, "table read")
+                begin = time.monotonic()
+            assert time.monotonic() - begin < 5
 
     run(body)
 
