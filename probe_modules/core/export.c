@@ -59,7 +59,7 @@ static void vsp_export_open_channel(const struct vsp_export *export)
 	struct vsp_channel *channel = &vsp_export_channel_table()->channel[export->slot];
 
 	WRITE_ONCE(channel->state, VSP_CHANNEL_FREE);
-	/* Pairs with the host's copy of the entry, which reads state first. */
+	/* A host that sees a part of the new entry must see that it is not open. */
 	virt_wmb();
 	channel->generation = export->generation;
 	channel->subbuf_size = export->subbuf_size;
@@ -67,7 +67,7 @@ static void vsp_export_open_channel(const struct vsp_export *export)
 	channel->nr_cpus = nr_cpu_ids;
 	channel->index = export->index.region;
 	memcpy(channel->modname, export->modname, sizeof(channel->modname));
-	/* Pairs as above: the host sees an open entry only when it is complete. */
+	/* Pairs with the host's copy of the entry, which reads state first. */
 	virt_wmb();
 	WRITE_ONCE(channel->state, VSP_CHANNEL_OPEN);
 	vsp_export_notify_table_change();
