@@ -37,7 +37,6 @@ __all__ = ["measure_round_trips"]
 #: struct echo of vsp_echo.c
 ECHO_MARK = 0x45505356
 NUMBER_OFFSET = 4
-RECORD_OFFSET = 8
 ANSWER_OFFSET = 64
 
 #: For one answer.

@@ -14,7 +14,6 @@ from pathlib import Path
 from lab.images import store
 
 __all__ = [
-    "FLAVOURS",
     "SUITES",
     "DebianKernel",
     "Package",
@@ -25,8 +24,6 @@ __all__ = [
     "sources_list",
     "why_not_fetched",
 ]
-
-FLAVOURS = ("amd64", "cloud-amd64", "rt-amd64")
 
 SUITES = (
     "bullseye",
