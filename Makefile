@@ -212,7 +212,8 @@ install:
 	umask 022 && $(MAKE) --no-print-directory install-files
 
 # Agents and commands run meanwhile: the library is made beside its place, and each package is
-# moved there as a whole.  The agents come last, and each file of theirs at once.
+# moved there as a whole.  The agents come last, and each file of theirs at once.  Entry points
+# of another version must go: of two, Python takes those that it happens to find first.
 install-files:
 	install -d build  # setup.cfg has setuptools write there
 	install -d $(PYLIB) $(DESTDIR)/usr/sbin $(SRC) $(AGENTS)
@@ -234,6 +235,8 @@ install-files:
 	for new in $(NEW)/usr/lib/python3/dist-packages/*; do \
 		place=$(PYLIB)/$${new##*/} && old=$(NEW)/old-$${new##*/} && \
 		{ [ ! -e $$place ] || mv -T $$place $$old; } && mv -T $$new $$place || exit 1; done
+	find $(PYLIB) -maxdepth 1 -name 'vesper-[0-9]*.egg-info' \
+		! -name 'vesper-$(VERSION)[.-]*egg-info' -exec rm -r {} +
 	rm -rf $(NEW)
 	for file in fallback_actions.py fallback_call.py fallback_toolstacks.py XenVM LibvirtVM; do \
 		install -m $$([ -x ocf/$$file ] && echo 755 || echo 644) ocf/$$file $(AGENTS)/.new && \

@@ -86,6 +86,8 @@ def test_a_new_version_replaces_the_old_as_a_whole(installed: Path) -> None:
     library = installed / "usr/lib/python3/dist-packages"
     agents = installed / "usr/lib/ocf/resource.d/vesper"
     (library / "vesper_monitor/old.py").touch()
+    (library / "vesper-0.2.0.egg-info").mkdir()
+    (library / "vesper-0.2.0.egg-info/entry_points.txt").touch()
     kept = [library / "vesper_monitor/ocf/agent.py", agents / "XenVM"]
     with kept[0].open() as module, kept[1].open() as agent:
         for file in module, agent:
@@ -98,6 +100,8 @@ def test_a_new_version_replaces_the_old_as_a_whole(installed: Path) -> None:
     assert sorted(path.name for path in library.iterdir() if path.suffix != ".egg-info") == [
         "kvm_transport", "vesper_monitor", "xen_transport",
     ]  # fmt: skip
+    (entry_points,) = library.glob("*.egg-info/entry_points.txt")
+    assert "XenTransport" in entry_points.read_text()
 
 
 def test_commands_run_as_anybody(installed: Path) -> None:
