@@ -13,5 +13,5 @@
 
 The guest's end is ``kvm_transport/guest/vesper_ivshmem.c``.
 
-The agent imports parts of this and must start fast: this file imports nothing.
+The ivshmem server imports parts of this and must stay small: this file imports nothing.
 """

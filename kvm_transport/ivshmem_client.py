@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The client of the ivshmem server (vesper-ivshmem), for ``vesperd`` and the agent.
+"""The client of the ivshmem server (vesper-ivshmem), for ``vesperd``.
 
 The requests and answers: see :mod:`kvm_transport.ivshmem_server.control`.
 """
