@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from vesper_monitor.faults.activation import MIGRATION, ResourceActivation
 from vesper_monitor.faults.fault_reports import FaultReports
-from vesper_monitor.faults.registry import ActivationRegistry, domain_of
+from vesper_monitor.faults.registry import ActivationRegistry
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.records import ActivationRecord, Fault
@@ -84,7 +84,7 @@ class ActivationLifecycle:
             self.end_activation(old, "a later start")
         self.left.pop(record.resource, None)
         activation.paused = self._paused(record.vm)
-        others = self._registry.of_domain(domain_of(activation))
+        others = self._registry.of_domain(record.domain)
         self._registry.add_activation(activation)
         for other in others:
             self.take_over(other, activation)
