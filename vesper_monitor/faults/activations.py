@@ -60,7 +60,7 @@ class Activations:
 
     def __init__(
         self,
-        recorder: JournalWriter,
+        writer: JournalWriter,
         watching: Callable[[ActivationRecord], Watching],
         *,
         grace: float,
@@ -76,15 +76,15 @@ class Activations:
         self._numbers = FaultNumbers(is_known=numbered)
         self._registry = ActivationRegistry()
         self.reports = FaultReports(
-            self._registry, recorder, numbers=self._numbers, limit=self._limit, ledger=ledger,
+            self._registry, writer, numbers=self._numbers, limit=self._limit, ledger=ledger,
             attributes=attributes, report_failure=tell, grace=grace,
         )  # fmt: skip
-        self._migration = FaultMigration(self.reports, recorder, self._numbers, ledger)
+        self._migration = FaultMigration(self.reports, writer, self._numbers, ledger)
         self._lifecycle = ActivationLifecycle(
-            self._registry, self.reports, recorder, watching, paused, numbered
+            self._registry, self.reports, writer, self._numbers, watching, paused
         )
         self._restorer = Restorer(
-            self._registry, self._lifecycle, self.reports, self._migration, recorder,
+            self._registry, self._lifecycle, self.reports, self._migration, writer,
             self._numbers,
         )  # fmt: skip
         # What all of them are asked for.
@@ -138,7 +138,6 @@ class Activations:
         :returns: a function that does so with a fault.
         """
         self._numbers.number_found(last_fault_id, last_event_id)
-        self._lifecycle.note_journal_read()
         for activation in self.list_all():
             if activation.fault is not None:
                 activation.fault = self._numbers.number_fault(activation.fault)
@@ -262,13 +261,13 @@ class Activations:
             _log.info("%s: fault_on is now: %s", record.resource, wishes.fault_on or "(default)")
         self._lifecycle.save_activation(activation)
 
-    def refuse_wishes(self, instance: ResourceActivation, why: str | None) -> None:
+    def refuse_wishes(self, activation: ResourceActivation, why: str | None) -> None:
         """Note which of an agent's present wishes cannot be fulfilled; None: all can."""
-        if why != instance.refused:
+        if why != activation.refused:
             if why is not None:
-                _log.error("%s: %s", instance.record.resource, why)
-            instance.refuse_wishes(why)
-            instance.watch_changed(_clock_now())
+                _log.error("%s: %s", activation.record.resource, why)
+            activation.refuse_wishes(why)
+            activation.watch_changed(_clock_now())
 
     # ------------------------------------------------------------ faults
 
@@ -287,9 +286,9 @@ class Activations:
             self.reports.alarms.reset_alarm(activation)
         return ended
 
-    def take_carried_fault(self, instance: ResourceActivation, carried: CarriedFault) -> str:
+    def take_carried_fault(self, activation: ResourceActivation, carried: CarriedFault) -> str:
         """Take a fault that came along with a VM. See :meth:`FaultMigration.take_fault`."""
-        return self._migration.take_fault(instance, carried)
+        return self._migration.take_fault(activation, carried)
 
     def guest_met(self, domain: Domain, boot_id: int) -> None:
         """Note which boot of the guest this is, as its core says."""
@@ -331,7 +330,7 @@ class Activations:
 
     async def serve_monitor(
         self,
-        instance: ResourceActivation,
+        activation: ResourceActivation,
         *,
         interval: float,
         timeout: float,  # noqa: ASYNC109 - an answer, not an error
@@ -340,8 +339,8 @@ class Activations:
     ) -> None:
         """Serve one monitor. See :func:`vesper_monitor.faults.monitors.serve_monitor`."""
         await serve_monitor(
-            instance, self.reports, interval=interval, timeout=timeout, first=first,
-            deliver=deliver, on_first=lambda: self._lifecycle.save_activation(instance),
+            activation, self.reports, interval=interval, timeout=timeout, first=first,
+            deliver=deliver, on_first=lambda: self._lifecycle.save_activation(activation),
         )  # fmt: skip
 
 

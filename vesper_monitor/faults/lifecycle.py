@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vesper_monitor.faults.activation import MIGRATION, ResourceActivation
+from vesper_monitor.faults.fault_numbers import FaultNumbers
 from vesper_monitor.faults.fault_reports import FaultReports
-from vesper_monitor.faults.registry import ActivationRegistry, domain_of
+from vesper_monitor.faults.registry import ActivationRegistry
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.records import ActivationRecord, Fault
@@ -38,9 +39,9 @@ class ActivationLifecycle:
         registry: ActivationRegistry,
         reports: FaultReports,
         writer: JournalWriter,
+        numbers: FaultNumbers,
         watching: Callable[[ActivationRecord], Watching],
         paused: Callable[[str], bool],
-        is_journal_read: bool,
     ) -> None:
         self._registry = registry
         self._reports = reports
@@ -49,7 +50,7 @@ class ActivationLifecycle:
         self._paused = paused
         self.left: dict[str, str] = {}
         self.stopped_for: dict[str, Fault] = {}
-        self._is_journal_read = is_journal_read
+        self._numbers = numbers
         self._changed_early: set[str] = set()
 
     def take_changed_early(self) -> set[str]:
@@ -59,12 +60,8 @@ class ActivationLifecycle:
 
     def note_change(self, resource: str) -> None:
         """Note that a resource begins or ends an activation now."""
-        if not self._is_journal_read:
+        if not self._numbers.is_known:
             self._changed_early.add(resource)
-
-    def note_journal_read(self) -> None:
-        """Note that the journal's end is known: nothing is known better any more."""
-        self._is_journal_read = True
 
     def make_activation(
         self, record: ActivationRecord, fault: Fault | None, *, restored: bool = False
@@ -84,7 +81,7 @@ class ActivationLifecycle:
             self.end_activation(old, "a later start")
         self.left.pop(record.resource, None)
         activation.paused = self._paused(record.vm)
-        others = self._registry.of_domain(domain_of(activation))
+        others = self._registry.of_domain(record.domain)
         self._registry.add_activation(activation)
         for other in others:
             self.take_over(other, activation)

@@ -6,12 +6,7 @@ from __future__ import annotations
 from vesper_monitor.faults.activation import ResourceActivation
 from vesper_monitor.hypervisor.transport import Domain
 
-__all__ = ["ActivationRegistry", "domain_of"]
-
-
-def domain_of(activation: ResourceActivation) -> Domain:
-    """Return the domain of an activation."""
-    return activation.record.domain
+__all__ = ["ActivationRegistry"]
 
 
 class ActivationRegistry:

@@ -18,7 +18,6 @@ from vesper_monitor.faults.fault_reports import FaultReports
 from vesper_monitor.faults.lifecycle import ActivationLifecycle
 from vesper_monitor.faults.migration import FaultMigration
 from vesper_monitor.faults.registry import ActivationRegistry
-from vesper_monitor.hypervisor.transport import Domain
 from vesper_monitor.journal.batch import Batch
 from vesper_monitor.journal.records import ActivationRecord, Fault
 from vesper_monitor.journal.writer import JournalWriter
@@ -79,8 +78,7 @@ class Restorer:
     ) -> None:
         """Go on with an activation, unless another resource has begun one of its domain here."""
         activation = self._lifecycle.make_activation(record, fault, restored=True)
-        domain = Domain(record.vm, record.domid, record.uuid)
-        later = [one for one in self._registry.of_domain(domain) if one in begun_here]
+        later = [one for one in self._registry.of_domain(record.domain) if one in begun_here]
         if later:
             self._lifecycle.take_over(activation, later[-1])
             return

@@ -362,7 +362,6 @@ class Journal(JournalQueries):
             raise self._make_error("write", error) from error
 
 
-
 class _Transaction:
     """A transaction: BEGIN, then COMMIT, or ROLLBACK if anything was raised."""
 

@@ -108,8 +108,11 @@ class JournalWriter:
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether the journal cannot be used, or will soon be found so."""
-        return not self._is_usable or self._is_waiting_for_disk(DOUBT_S)
+        """Whether the journal cannot take more now, or will soon be found so.
+
+        A journal that works again still has to take what was kept meanwhile.
+        """
+        return self._held or self._trouble is not None or self._is_waiting_for_disk(DOUBT_S)
 
     def _is_waiting_for_disk(self, seconds: float) -> bool:
         began = self._write_began
@@ -183,7 +186,8 @@ class JournalWriter:
             wake_reader(reader)
 
     def _fail_to_answer(self) -> None:
-        if self._trouble is None:  # else more is known: why it failed before
+        # While it fails more is known: why it failed before.
+        if self._trouble is None or self._is_recovering:
             self.note_unusable("the journal's disk does not answer")
 
     async def _write_queue(self) -> None:

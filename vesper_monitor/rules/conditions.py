@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from vesper_monitor.rules.fields import DERIVED, NEGATED, Facts, Kind, Value
+from vesper_monitor.rules.fields import DERIVED, NEGATED, TRUTHS, Facts, Kind, Value
 
 __all__ = ["ANY", "NONE", "And", "Compare", "Condition", "Field", "Flag", "Not", "OneOf",
            "Operand", "Or", "Within"]  # fmt: skip
@@ -49,7 +49,7 @@ class Flag:
         return facts.get_value(self.name) is True
 
     def describe_condition(self) -> str:
-        return DERIVED.get(self.name, f"{self.name} is true")
+        return DERIVED[self.name] if self.name in TRUTHS else f"{self.name} is true"
 
 
 _ORDER: Mapping[str, tuple[Callable[[float, float], bool], str]] = {
@@ -131,7 +131,7 @@ class Not:
             return NEGATED[self.term.name]
         if isinstance(self.term, OneOf):
             return f"{_show_operand(self.term.left)} is none of {_list_values(self.term.values)}"
-        if isinstance(self.term, Flag) and self.term.name not in DERIVED:
+        if isinstance(self.term, Flag) and self.term.name not in TRUTHS:
             return f"{self.term.name} is not true"
         return f"not ({self.term.describe_condition()})"
 

@@ -15,7 +15,8 @@ from vesper_monitor.rules.rule_set import RuleSet
 
 __all__ = ["Comparison", "Hit", "compare_with_faults", "event_of", "try_rules"]
 
-_KEYS = {field.name for field in fields(Event)} - {"words"}
+#: Keys of an event that vesperd sends.
+_KEYS = {field.name for field in fields(Event)} - {"crash_log", "is_reread"}
 
 
 @dataclass(frozen=True)

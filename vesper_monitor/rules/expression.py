@@ -11,6 +11,7 @@ import ast
 import difflib
 import keyword
 import re
+import warnings
 from collections.abc import Collection
 
 from vesper_monitor.rules.conditions import (
@@ -68,7 +69,9 @@ def read_expression(source: str, probe: str) -> Condition:
     """
     source = _CLASS.sub(lambda found: found[1] or _CLASS_FOR_PYTHON, source)
     try:
-        tree = ast.parse(source, "fault_on", "eval")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's, about a text that is no program
+            tree = ast.parse(source, "fault_on", "eval")
     except SyntaxError as error:
         # Python's count from 1; 0 is the end.
         place = min(error.offset - 1, len(source)) if error.offset else len(source)

@@ -20,8 +20,9 @@ from vesper_monitor.guest.process_origin import is_users_cgroup, is_users_login
 from vesper_monitor.guest.record_types import RECORDS
 from vesper_monitor.rules.fault_class import classify_event
 
-__all__ = ["DERIVED", "FIELDS", "NEGATED", "Facts", "Kind", "Value", "comm_of", "has_elder",
-           "is_believed", "is_main", "is_ordered", "probe_of", "process_comm"]  # fmt: skip
+__all__ = ["DERIVED", "FIELDS", "NEGATED", "TRUTHS", "Facts", "Kind", "Value", "comm_of",
+           "has_elder", "is_believed", "is_main", "is_ordered", "probe_of",
+           "process_comm"]  # fmt: skip
 
 #: The kernel cuts a task's name (TASK_COMM_LEN - 1).
 MAX_COMM_CHARS = 15
@@ -56,6 +57,9 @@ DERIVED: Mapping[str, str] = {
     "cpu": "the guest's CPU that the event was seen on",
     "class": "the class of the fault: memory, storage, network, kernel, service, host or operator",
 }
+
+#: Those of them that are true or false: the text says what it means that one is true.
+TRUTHS = frozenset(("main", "believed", "ordered", "elder"))
 
 #: Name → what it means that it is false.
 NEGATED: Mapping[str, str] = {

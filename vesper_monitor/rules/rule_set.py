@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping
 from functools import cache
 
 from vesper_monitor.guest.event import Event
-from vesper_monitor.rules.conditions import NONE
 from vesper_monitor.rules.fields import Facts, probe_of
 from vesper_monitor.rules.language import Rule, RuleError, parse_rules
 from vesper_monitor.rules.reasons import Scope, Verdict, make_verdict
@@ -143,10 +142,6 @@ class RuleSet:
         """Count from now on."""
         for window in self._windows.values():
             window.clear_count()
-
-    def never_matches(self, probe: str) -> bool:
-        """Tell whether no event of a probe is a fault."""
-        return all(rule.condition == NONE for rule in self.rules.get(probe, ()))
 
 
 def judge_by_defaults(event: Event, services: Collection[str]) -> Verdict | None:

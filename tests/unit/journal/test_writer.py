@@ -132,6 +132,41 @@ def test_a_disk_that_writes_again_works_once_all_that_was_kept_is_written() -> N
     run(scene)
 
 
+def test_a_disk_that_hangs_before_all_that_was_kept_is_written_fails_again() -> None:
+    """Nothing waits for it then, as before: a batch is told at once."""
+
+    async def scene(disk: Disk, writer: JournalWriter) -> None:
+        loop = asyncio.get_running_loop()
+        disk.error = JournalError("full")
+        writer.put_batch("vm1", Batch([event(1)]))
+        await until(lambda: writer.error is not None, "the trouble")
+        writer.put_batch("vm2", Batch([event(2)]))
+        call = disk.call_journal
+
+        async def call_once(method: str, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await call(method, *args, **kwargs)
+            finally:
+                if disk.error is None and len(disk.written) == 1:
+                    disk.works.clear()  # the next write hangs
+
+        disk.call_journal = call_once  # type: ignore[method-assign]
+        disk.error = None
+        await until(lambda: len(disk.written) == 1, "the first is written")
+        assert writer.error is not None
+        assert writer.is_in_doubt  # records stay in the guest until all is written
+        await until(lambda: "does not answer" in str(writer.error), "the next one hangs")
+        began, told = loop.time(), asyncio.Event()
+        writer.put_batch("vm2", Batch(faults=[fault(1)]), told.set)
+        await told.wait()
+        assert loop.time() - began < recorders.WAIT_S / 2
+        disk.works.set()
+        await until(lambda: writer.error is None, "it works again")
+        assert disk.events == [1, 2]
+
+    run(scene)
+
+
 def test_a_journal_that_opens_late_works_once_what_was_kept_is_written() -> None:
     """Whoever reads "works again" may end vesperd, and find all of it afterwards."""
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import pytest
@@ -162,6 +163,19 @@ def test_each_rule_is_explained_in_words() -> None:
         "a fault if 2 events within 3600 s match: not (cpu is less than 2 or "
         'disk contains "x") and op is one of "read", "write"',
     ]
+
+
+def test_a_field_of_a_dynamic_probe_may_have_the_name_of_a_derived_one() -> None:
+    words = [rule.describe_rule() for rule in parse_rules("own: class; own: not class").rules]
+    assert words == ["a fault if class is true", "a fault if class is not true"]
+
+
+def test_an_error_is_all_that_is_said_of_a_wrong_text() -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(RuleError):
+            parse_rules("own: any, 3in 60s")  # Python warns of such a number
+    assert not said
 
 
 def test_counts_are_told_to_forget_and_do_not_share() -> None:
