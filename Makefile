@@ -212,7 +212,8 @@ install:
 	umask 022 && $(MAKE) --no-print-directory install-files
 
 # Agents and commands run meanwhile: the library is made beside its place, and each package is
-# moved there as a whole.  The agents come last, and each file of theirs at once.
+# moved there as a whole.  An older version's entry points must not stay: vesperd would take
+# either.  The agents come last, each file of theirs at once, and after those that it imports.
 install-files:
 	install -d build  # setup.cfg has setuptools write there
 	install -d $(PYLIB) $(DESTDIR)/usr/sbin $(SRC) $(AGENTS)
@@ -233,9 +234,10 @@ install-files:
 	chmod -R u=rwX,go=rX $(NEW)  # setuptools keeps the modes of a checkout
 	for new in $(NEW)/usr/lib/python3/dist-packages/*; do \
 		place=$(PYLIB)/$${new##*/} && old=$(NEW)/old-$${new##*/} && \
+		case $$new in *.egg-info) rm -rf $(PYLIB)/vesper-[0-9]*.egg-info ;; esac && \
 		{ [ ! -e $$place ] || mv -T $$place $$old; } && mv -T $$new $$place || exit 1; done
 	rm -rf $(NEW)
-	for file in fallback_actions.py fallback_call.py fallback_toolstacks.py XenVM LibvirtVM; do \
+	for file in fallback_call.py fallback_toolstacks.py fallback_actions.py XenVM LibvirtVM; do \
 		install -m $$([ -x ocf/$$file ] && echo 755 || echo 644) ocf/$$file $(AGENTS)/.new && \
 		mv $(AGENTS)/.new $(AGENTS)/$$file || exit 1; done
 	install -m 755 vesper_monitor/bin/vesper vesper_monitor/bin/vesperd $(DESTDIR)/usr/sbin/
