@@ -78,8 +78,8 @@ def unplug_device(virsh: VirshCall, name: str, root: Element, device: Element) -
     ):
         if time.monotonic() >= end:
             raise ToolstackError(
-                f"the guest did not release VESPER's device within {UNPLUG_LIMIT_S:g} s, and "
-                "the device cannot be migrated; nothing was sent"
+                f"the guest did not release VESPER's device within {UNPLUG_LIMIT_S:g} s; "
+                "nothing was sent"
             )
         time.sleep(UNPLUG_PAUSE_S)
     time.sleep(SETTLE_S)
