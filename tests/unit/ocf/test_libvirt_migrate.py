@@ -243,6 +243,19 @@ def test_a_device_that_the_guest_does_not_release_is_not_sent(host: Host) -> Non
     assert host.running() == ["vm1", "vm2"]
 
 
+def test_a_qemu_without_kvm_and_of_an_unknown_process_keeps_its_device(host: Host) -> None:
+    """It may crash: QEMU 7.2 leaves descriptors of an unplugged device free."""
+    live(host, master=False)
+    xml = host.fake / "live.xml"
+    xml.write_text(xml.read_text().replace("type='kvm'", "type='qemu'"))
+    result = migrate(host)
+    assert result.code == ERROR
+    reason = "QEMU without KVM may crash when VESPER's device is unplugged; nothing was sent"
+    assert result.reason == f"vm1 was not migrated to node2.example: {reason}"
+    assert host.calls("detach-device-alias") == []
+    assert host.running() == ["vm1", "vm2"]
+
+
 def test_the_device_is_plugged_in_again_after_a_failure(host: Host) -> None:
     live(host, master=False)
     host.be("refuse")
