@@ -195,7 +195,7 @@ def test_a_failure_leaves_it_here(host: Host) -> None:
 
 def test_a_migration_that_takes_too_long_is_aborted(host: Host) -> None:
     (host.fake / "slow").write_text("1000")
-    result = migrate(host, timeout=8)
+    result = migrate(host, timeout=12)
     assert result.code == ERROR
     assert "not done within the operation's timeout" in result.stderr
     assert host.calls("domjobabort") == ["domjobabort vm1"]
