@@ -238,7 +238,7 @@ install-files:
 	find $(PYLIB) -maxdepth 1 -name 'vesper-[0-9]*.egg-info' \
 		! -name 'vesper-$(VERSION)[.-]*egg-info' -exec rm -r {} +
 	rm -rf $(NEW)
-	for file in fallback_actions.py fallback_call.py fallback_toolstacks.py XenVM LibvirtVM; do \
+	for file in fallback_call.py fallback_toolstacks.py fallback_actions.py XenVM LibvirtVM; do \
 		install -m $$([ -x ocf/$$file ] && echo 755 || echo 644) ocf/$$file $(AGENTS)/.new && \
 		mv $(AGENTS)/.new $(AGENTS)/$$file || exit 1; done
 	install -m 755 vesper_monitor/bin/vesper vesper_monitor/bin/vesperd $(DESTDIR)/usr/sbin/

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -102,6 +103,30 @@ def test_a_new_version_replaces_the_old_as_a_whole(installed: Path) -> None:
     ]  # fmt: skip
     (entry_points,) = library.glob("*.egg-info/entry_points.txt")
     assert "XenTransport" in entry_points.read_text()
+
+
+def test_entry_points_of_an_older_version_do_not_stay(installed: Path) -> None:
+    """Python would take those that the folder happens to list first."""
+    library = installed / "usr/lib/python3/dist-packages"
+    old = library / "vesper-0.2.0.egg-info"
+    old.mkdir()
+    (old / "entry_points.txt").write_text("[vesper.transports]\nxen = xen_transport:XenTransport\n")
+    other = library / "vesper_other-1.0.egg-info"
+    other.mkdir()
+    install(installed)
+    assert not old.exists()
+    assert other.exists()
+    assert len(list(library.glob("vesper-*.egg-info"))) == 1
+
+
+def test_files_beside_an_agent_come_after_those_that_they_import() -> None:
+    """An agent that runs meanwhile, while its library is replaced, needs a whole fallback."""
+    makefile = (PROJECT / "Makefile").read_text()
+    names = re.findall(r"for file in (.* XenVM LibvirtVM);", makefile)[0].split()
+    assert {path.name for path in (PROJECT / "ocf").glob("*.py")} <= {*names}
+    for place, name in enumerate(names):
+        needed = re.findall(r"from (fallback_\w+) import", (PROJECT / "ocf" / name).read_text())
+        assert {f"{module}.py" for module in needed} <= {*names[:place]}, name
 
 
 def test_commands_run_as_anybody(installed: Path) -> None:

@@ -79,6 +79,7 @@ TEXTS = (
     # VESPER's device.
     "its XML has no VESPER device, and add_device=false",
     "vesper-ivshmem is not running",
+    "vesper-ivshmem did not run",
     "vesper-ivshmem did not answer within",
     "and takes no more",
     "is not vesper-ivshmem",

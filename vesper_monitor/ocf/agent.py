@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from vesper_monitor.ocf.settings import Settings
     from vesper_monitor.ocf.toolstack import Toolstack
 
-__all__ = ["Agent"]
+__all__ = ["DEVICE_MISSING", "Agent"]
 
 #: The resource's file with why the VM that started here is not watched.
 NOTE = "note"
+#: In the reason that vesperd gives where a domain lacks its device (kvm_transport/link.py).
+DEVICE_MISSING = "no VESPER device"
 
 
 class Agent:
@@ -71,9 +73,13 @@ class Agent:
             log_line(f"{self.vm}: will not be watched: {why}")
         self.call.remember_text(NOTE, why)
 
-    def read_unwatched_reason(self) -> str:
-        """Return the text of :meth:`keep_unwatched_reason`; empty: there is none."""
-        return self.call.remembered_text(NOTE)
+    def read_unwatched_reason(self, reason: str) -> str:
+        """Return the text of :meth:`keep_unwatched_reason`; empty: another reason holds now.
+
+        :param reason: vesperd's. The text says why the device is missing; anything else
+            vesperd knows better.
+        """
+        return self.call.remembered_text(NOTE) if DEVICE_MISSING in reason else ""
 
     # -- the mark of the first recurring monitor ------------------------------
 

@@ -57,7 +57,7 @@ def check_guest(agent: Agent) -> None:
     if unwatched and agent.call.check_level >= 20 and not pause:
         raise OcfExit(
             OcfCode.OCF_DEGRADED,
-            f"{vm} is not watched: {agent.read_unwatched_reason() or unwatched}",
+            f"{vm} is not watched: {agent.read_unwatched_reason(unwatched) or unwatched}",
         )
 
 

@@ -320,10 +320,7 @@ def finish_migration(job: Background, limit: float) -> str:
     finally:
         job.close()
     if code is None:
-        raise ToolstackError(
-            "not done within the operation's timeout; give migrate_to more time, or the link "
-            "more bandwidth"
-        )
+        raise ToolstackError("not done within the operation's timeout; give migrate_to more time")
     if code != 0:
         raise ToolstackError(f"exit status {code}: {pick_message(said)}")
     return said

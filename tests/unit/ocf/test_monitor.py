@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.unit.ocf.support.host import PROJECT, Host
 from tests.unit.ocf.support.virtual_host import VirtualXenHost
+from vesper_monitor.ocf.agent import DEVICE_MISSING
 from vesper_monitor.ocf.fast_common import MAX_REASON_BYTES, shorten_reason, waiting_time
-from vesper_monitor.ocf.monitor import DEVICE_MISSING, RECONNECT_LIMIT_S
+from vesper_monitor.ocf.monitor import RECONNECT_LIMIT_S
 
 SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
 NO_VESPERD = "vesperd is not running; start it with: systemctl start vesperd"
@@ -139,6 +140,21 @@ def test_a_note_of_the_start_hides_no_newer_reason(watched: Host, reason: str, s
     (watched.folder / "rsctmp/vesper-r1.note").write_text("old")
     answer(watched, result="degraded", reason=reason)
     assert watched.call("monitor", interval=1).reason == shown
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("its QEMU (process 1) has no VESPER device: x; add one", "old"),
+        ("xenstore: x", "xenstore: x"),
+    ],
+)
+def test_nor_does_it_in_a_monitor_of_level_20(watched: Host, reason: str, shown: str) -> None:
+    (watched.folder / "rsctmp").mkdir(exist_ok=True)
+    (watched.folder / "rsctmp/vesper-r1.note").write_text("old")
+    watched.vesperd.answers["state"] = lambda _: {"watch": {"degraded": reason}}
+    result = watched.call("monitor", OCF_CHECK_LEVEL="20")
+    assert (result.code, result.reason) == (DEGRADED, f"vm1 is not watched: {shown}")
 
 
 def test_a_missing_device_is_recognised_in_the_transports_own_words() -> None:

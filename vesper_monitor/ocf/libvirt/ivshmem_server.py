@@ -15,7 +15,6 @@ __all__ = ["find_trouble", "qemu_socket", "socket_folder"]
 
 #: Seconds for its answer.
 ANSWER_LIMIT_S = 1.0
-START_IT = "run: systemctl start vesper-ivshmem"
 
 
 def socket_folder() -> str:
@@ -28,7 +27,10 @@ def qemu_socket() -> str:
 
 
 def find_trouble() -> str:
-    """Return why it will not serve another QEMU; empty: it will."""
+    """Return why it will not serve another QEMU; empty: it will.
+
+    The text is read later: by then the server may run, and the VM lacks its device.
+    """
     path = os.path.join(socket_folder(), "control.sock")
     try:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -43,7 +45,7 @@ def find_trouble() -> str:
     except TimeoutError:
         return f"vesper-ivshmem did not answer within {ANSWER_LIMIT_S:g} s ({path})"
     except OSError as error:
-        return f"vesper-ivshmem is not running ({error.strerror}); {START_IT}"
+        return f"vesper-ivshmem did not run ({error.strerror}); start it, then restart the VM"
     except (ValueError, LookupError, TypeError, AttributeError):
         return f"the process that answers at {path} is not vesper-ivshmem"
     return ""

@@ -78,8 +78,8 @@ def unplug_device(virsh: VirshCall, name: str, root: Element, device: Element) -
     ):
         if time.monotonic() >= end:
             raise ToolstackError(
-                f"the guest did not release VESPER's device within {UNPLUG_LIMIT_S:g} s, and "
-                "the device cannot be migrated; nothing was sent"
+                f"the guest did not release VESPER's device within {UNPLUG_LIMIT_S:g} s; "
+                "nothing was sent"
             )
         time.sleep(UNPLUG_PAUSE_S)
     time.sleep(SETTLE_S)
@@ -95,9 +95,9 @@ def _list_descriptors(virsh: VirshCall, name: str) -> set[str]:
     try:
         pid = qemu_process.find_qemu_pid(name) if virsh.is_local() else None
         if pid is None:
+            log_line(f"{name}: the process of its QEMU is unknown, and cannot be made safe")
             raise ToolstackError(
-                "QEMU may crash when VESPER's device is unplugged without KVM (seen with 7.2), "
-                "and its process is not known here; nothing was sent"
+                "QEMU without KVM may crash when VESPER's device is unplugged; nothing was sent"
             )
         return set(os.listdir(f"/proc/{pid}/fd"))
     except OSError as error:

@@ -71,8 +71,8 @@ def explain_immovable(listed: str, info: Callable[[], str]) -> str:
     # old to name "shadow" does not name "pv" either.
     if "pv" in capabilities and "shadow" not in capabilities:
         return (
-            "a PV guest needs shadow paging for it, and this node's Xen is built without; "
-            "use type=pvh, or set allow-migrate=false"
+            "a PV guest needs shadow paging, which this Xen lacks; use type=pvh or set "
+            "allow-migrate=false"
         )
     return ""
 
