@@ -262,13 +262,13 @@ class Activations:
             _log.info("%s: fault_on is now: %s", record.resource, wishes.fault_on or "(default)")
         self._lifecycle.save_activation(activation)
 
-    def refuse_wishes(self, instance: ResourceActivation, why: str | None) -> None:
+    def refuse_wishes(self, activation: ResourceActivation, why: str | None) -> None:
         """Note which of an agent's present wishes cannot be fulfilled; None: all can."""
-        if why != instance.refused:
+        if why != activation.refused:
             if why is not None:
-                _log.error("%s: %s", instance.record.resource, why)
-            instance.refuse_wishes(why)
-            instance.watch_changed(_clock_now())
+                _log.error("%s: %s", activation.record.resource, why)
+            activation.refuse_wishes(why)
+            activation.watch_changed(_clock_now())
 
     # ------------------------------------------------------------ faults
 
@@ -287,9 +287,9 @@ class Activations:
             self.reports.alarms.reset_alarm(activation)
         return ended
 
-    def take_carried_fault(self, instance: ResourceActivation, carried: CarriedFault) -> str:
+    def take_carried_fault(self, activation: ResourceActivation, carried: CarriedFault) -> str:
         """Take a fault that came along with a VM. See :meth:`FaultMigration.take_fault`."""
-        return self._migration.take_fault(instance, carried)
+        return self._migration.take_fault(activation, carried)
 
     def guest_met(self, domain: Domain, boot_id: int) -> None:
         """Note which boot of the guest this is, as its core says."""
@@ -331,7 +331,7 @@ class Activations:
 
     async def serve_monitor(
         self,
-        instance: ResourceActivation,
+        activation: ResourceActivation,
         *,
         interval: float,
         timeout: float,  # noqa: ASYNC109 - an answer, not an error
@@ -340,8 +340,8 @@ class Activations:
     ) -> None:
         """Serve one monitor. See :func:`vesper_monitor.faults.monitors.serve_monitor`."""
         await serve_monitor(
-            instance, self.reports, interval=interval, timeout=timeout, first=first,
-            deliver=deliver, on_first=lambda: self._lifecycle.save_activation(instance),
+            activation, self.reports, interval=interval, timeout=timeout, first=first,
+            deliver=deliver, on_first=lambda: self._lifecycle.save_activation(activation),
         )  # fmt: skip
 
 
