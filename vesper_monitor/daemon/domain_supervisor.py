@@ -223,7 +223,7 @@ class DomainSupervisor:
             _log.info("%s: domain %d has arrived, as expected", domain.name, domain.domid)
             self._incoming.note_arrival(domain)
             self._activations.forget_earlier_lives(domain)
-            wanted = self._policy.add_points(domain, probes)
+            wanted = self._policy.add_dynamic_probes(domain, probes)
             await self._sessions.watch_domain(transport, domain, wanted)
 
     async def _still_runs(self, transport: Transport, domain: Domain) -> bool:
