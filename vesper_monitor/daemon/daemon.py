@@ -246,7 +246,7 @@ class Daemon:
             await asyncio.wait(first)
             await self._restorer.restore_state()
         except Exception:
-            _log.exception("internal error: what the journal holds is not known")
+            _log.exception("internal error: cannot go on with what the journal holds")
             self._restorer.tried.set()
 
     def _state_of(self, record: ActivationRecord) -> Watching:

@@ -231,7 +231,7 @@ class DomainSupervisor:
         try:
             report = await transport.report_domain(domain)
         except TransportError as error:
-            _log.warning("%s: its state is not known now: %s", domain.name, error)
+            _log.warning("%s: cannot tell its state now: %s", domain.name, error)
             return True  # do not believe it dead; its session will look
         if report.state in ENDED:
             self.note_domain_ended(domain, report)

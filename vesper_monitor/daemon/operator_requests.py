@@ -155,7 +155,7 @@ class OperatorRequests:
             await self._dynamic_probes.save_probes()
         except OSError as error:
             raise RequestError(
-                "internal", f"{vm}: it is done, but not kept for the next vesperd: {error}"
+                "internal", f"{vm}: it is done, but not saved for the next vesperd: {error}"
             ) from error
 
     async def _load_probe(self, connection: Connection, request: dict[str, Any]) -> None:

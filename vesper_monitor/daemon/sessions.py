@@ -194,7 +194,7 @@ class SessionManager:
             return await watched.transport.report_domain(domain)
         except TransportError as error:
             # A busy toolstack is no reason to think the guest dead.
-            _log.warning("%s: its state is not known now: %s", domain.name, error)
+            _log.warning("%s: cannot tell its state now: %s", domain.name, error)
             return None
 
     async def look_at_domain(self, domain: Domain) -> None:
@@ -395,5 +395,5 @@ class SessionManager:
         try:
             await self.listener.watch_arrivals(transport)
         except (TransportError, NoTransportError) as error:
-            _log.warning("transport %s: which domains have arrived is not known: %s",
+            _log.warning("transport %s: cannot tell which domains arrived: %s",
                          transport.name, error)  # fmt: skip

@@ -67,7 +67,7 @@ async def keep_monitored(
         except PacemakerError as error:
             if str(error) != said:
                 said = str(error)
-                _log.info("whether degraded monitors are on record is not known: %s", said)
+                _log.info("cannot tell whether degraded monitors are on record: %s", said)
 
 
 async def _look_for_stalled(
