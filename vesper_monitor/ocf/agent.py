@@ -29,6 +29,8 @@ __all__ = ["Agent"]
 
 #: The resource's file with why the VM that started here is not watched.
 NOTE = "note"
+#: In the reason that vesperd gives where a domain lacks its device (kvm_transport/link.py).
+DEVICE_MISSING = "no VESPER device"
 
 
 class Agent:
@@ -71,9 +73,14 @@ class Agent:
             log_line(f"{self.vm}: will not be watched: {why}")
         self.call.remember_text(NOTE, why)
 
-    def read_unwatched_reason(self) -> str:
-        """Return the text of :meth:`keep_unwatched_reason`; empty: there is none."""
-        return self.call.remembered_text(NOTE)
+    def explain_missing_device(self, reason: str) -> str:
+        """Return why the VM has no device, as its start noted; empty: unknown, or it has one.
+
+        Anything else vesperd knows better than an old note.
+
+        :param reason: why the VM is not watched, as vesperd gives it.
+        """
+        return self.call.remembered_text(NOTE) if DEVICE_MISSING in reason else ""
 
     # -- the mark of the first recurring monitor ------------------------------
 

@@ -54,8 +54,6 @@ RESTART_S = 5.0
 TEND_LIMIT_S = 5.0
 #: Seconds for vesperd to learn why a domain has ended that it did not watch well.
 CAUSE_WAIT_S = 2.0
-#: In the reason that vesperd gives where a domain lacks its device (kvm_transport/link.py).
-DEVICE_MISSING = "no VESPER device"
 #: Seconds that one poll(2) waits at most.
 MAX_POLL_S = 3600.0
 
@@ -255,8 +253,7 @@ class Monitor:
         if result == "degraded":
             if self._look_unwatched():
                 return
-            # The start noted why the device is missing; anything else vesperd knows better.
-            note = self._agent.read_unwatched_reason() if DEVICE_MISSING in reason else ""
+            note = self._agent.explain_missing_device(reason)
             raise OcfExit(
                 OcfCode.OCF_DEGRADED, f"{self._vm} is not watched: {note}" if note else reason
             )

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.unit.ocf.support.host import PROJECT, Host
 from tests.unit.ocf.support.virtual_host import VirtualXenHost
+from vesper_monitor.ocf.agent import DEVICE_MISSING
 from vesper_monitor.ocf.fast_common import MAX_REASON_BYTES, shorten_reason, waiting_time
-from vesper_monitor.ocf.monitor import DEVICE_MISSING, RECONNECT_LIMIT_S
+from vesper_monitor.ocf.monitor import RECONNECT_LIMIT_S
 
 SUCCESS, ERROR, NOT_RUNNING, DEGRADED = 0, 1, 7, 190
 NO_VESPERD = "vesperd is not running; start it with: systemctl start vesperd"
