@@ -108,7 +108,7 @@ def _find_flavour(tree: Path) -> Path:
 def kernel_of_tree(which: debian.Tree = debian.XEN) -> Kernel:
     """Return the kernel that belongs to a tree, unpacked.
 
-    :raises BuildError: see :func:`lab.images.root`.
+    :raises BuildError: see :func:`lab.images.debian_tree`.
     """
     return unpack_kernel(debian.kernel_packages(which))
 

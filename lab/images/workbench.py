@@ -53,7 +53,7 @@ def build_workbench(kernel: Kernel) -> Path:
 
     Never written to: start QEMU with ``snapshot=on``.
 
-    :raises BuildError: see :func:`lab.images.root`.
+    :raises BuildError: see :func:`lab.images.debian_tree`.
     """
     root = _workbench_tree()
 

@@ -21,7 +21,7 @@ def make_layers(directory: Path, domain: str) -> list[Path]:
 
     :param domain: vm1's definition.
     :returns: folders, the topmost first.
-    :raises BuildError: see :func:`lab.images.root`.
+    :raises BuildError: see :func:`lab.images.debian_tree`.
     """
     lab, project = directory / "lab", directory / "project"
     root = images.debian_tree(debian.LIBVIRT)

@@ -126,6 +126,6 @@ async def _settle_record(
         _log.info("%s: is well again; its degraded monitor is no longer on record", resource)
     else:
         _log.warning(
-            "%s: Pacemaker did not run its monitor any more, for a degraded one on record since "
-            "before maintenance mode: that record is removed", resource,
+            "%s: Pacemaker ran no monitor any more: it took a degraded result from before "
+            "maintenance mode for a running monitor; that record is removed", resource,
         )  # fmt: skip
