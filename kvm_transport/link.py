@@ -47,10 +47,10 @@ _DEVICE_POLL_INTERVAL_S = 0.5
 async def _attach_to_qemu(server: IvshmemClient, pid: int, domain: Domain) -> Attachment:
     try:
         return await server.attach_to_qemu(pid)
-    except IvshmemServerRefusedError as error:
+    except IvshmemServerRefusedError:
         raise FrontendMissingError(
-            f"{domain.name}: its QEMU (process {pid}) has no VESPER device: {error}; add one and "
-            "restart the VM"
+            f"{domain.name}: its QEMU (process {pid}) has no VESPER device; VESPER's agent adds it "
+            "when it starts the VM again"
         ) from None
     except IvshmemServerError as error:
         raise TransportError(f"{domain.name}: {error}") from None

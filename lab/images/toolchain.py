@@ -81,8 +81,8 @@ def run_in_toolchain(
 
     :param toolchain: None: this machine's own.
     :param timeout: seconds.
-    :param cwd: below :func:`lab.images.cache_directory`, as is all that the command may see
-        of this machine.
+    :param cwd: below :func:`lab.images.cache_directory`, as is all that the command may
+        see of this machine.
     :returns: the command's standard output.
     :raises BuildError: with the end of what it said; or no Debian mirror to be reached.
     """

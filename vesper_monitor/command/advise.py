@@ -116,10 +116,14 @@ def _print_commands(options: argparse.Namespace, resource: str, proposal: Propos
         print(f"  fault_on={shlex.quote(proposal.fault_on)}")
     else:
         print("  (no fault_on: the default rules are sufficient)")
-    print("\nFor example:")
-    print(f"  crm resource param {resource} set probes {shlex.quote(' '.join(proposal.probes))}")
+    probes, rules = shlex.quote(" ".join(proposal.probes)), shlex.quote(proposal.fault_on)
+    print("\nFor example, with crmsh:")
+    print(f"  crm resource param {resource} set probes {probes}")
     if proposal.fault_on:
-        print(f"  crm resource param {resource} set fault_on {shlex.quote(proposal.fault_on)}")
+        print(f"  crm resource param {resource} set fault_on {rules}")
+    print("or with pcs:")
+    fault_on = f" fault_on={rules}" if proposal.fault_on else ""
+    print(f"  pcs resource update {resource} probes={probes}{fault_on}")
 
 
 def _advice_to_json(advice: Advice) -> dict[str, Any]:

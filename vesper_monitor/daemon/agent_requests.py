@@ -192,7 +192,7 @@ class AgentRequests:
             async with asyncio.timeout(STOP_FIND_LIMIT_S):
                 found = await self._sessions.transports.find_domain(fault.vm)
         except (TimeoutError, NoTransportError) as error:
-            _log.warning("%s: whether its domain is the one that had %s is not known: %s",
+            _log.warning("%s: cannot tell whether its domain is the one that had %s: %s",
                          fault.vm, fault.label, error or "no answer in time")  # fmt: skip
             return None
         if found is not None:

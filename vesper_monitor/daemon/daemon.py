@@ -98,10 +98,10 @@ class Daemon:
             self._attributes,
             disk,
         )
-        self.points = DynamicProbeStore(Path(config.journal).with_name(POINTS_FILE), disk)
+        self.dynamic_probes = DynamicProbeStore(Path(config.journal).with_name(POINTS_FILE), disk)
         self.sessions = SessionManager(
             ImageStore(Path(config.probes_dir)),
-            self.points,
+            self.dynamic_probes,
             activate_timeout=config.activate_timeout,
         )
         self.activations = Activations(
@@ -123,7 +123,7 @@ class Daemon:
             self.journal, self.activations, self.followers, self.incoming
         )  # fmt: skip
         self.operators = OperatorWishes(self.journal)
-        self.policy = WatchPolicy(config, self.activations, self.operators, self.points)
+        self.policy = WatchPolicy(config, self.activations, self.operators, self.dynamic_probes)
         self.domains = DomainSupervisor(
             self.sessions,
             self.activations,
@@ -169,7 +169,7 @@ class Daemon:
         self._ledger.restore_ledger()
         files = [
             loop.create_task(self._restore_pauses()),
-            loop.create_task(self.points.restore_points()),
+            loop.create_task(self.dynamic_probes.restore_probes()),
         ]
         self._always += [*files, loop.create_task(self._restore_after(files))]
         try:
@@ -228,7 +228,7 @@ class Daemon:
             self.domains,
             self.policy,
             self.operators,
-            self.points,
+            self.dynamic_probes,
             self.pauses,
             self.journal,
             activate_timeout=self.config.activate_timeout,
@@ -246,7 +246,7 @@ class Daemon:
             await asyncio.wait(first)
             await self._restorer.restore_state()
         except Exception:
-            _log.exception("internal error: what the journal holds is not known")
+            _log.exception("internal error: cannot go on with what the journal holds")
             self._restorer.tried.set()
 
     def _state_of(self, record: ActivationRecord) -> Watching:

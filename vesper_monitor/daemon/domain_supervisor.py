@@ -223,7 +223,7 @@ class DomainSupervisor:
             _log.info("%s: domain %d has arrived, as expected", domain.name, domain.domid)
             self._incoming.note_arrival(domain)
             self._activations.forget_earlier_lives(domain)
-            wanted = self._policy.add_points(domain, probes)
+            wanted = self._policy.add_dynamic_probes(domain, probes)
             await self._sessions.watch_domain(transport, domain, wanted)
 
     async def _still_runs(self, transport: Transport, domain: Domain) -> bool:
@@ -231,7 +231,7 @@ class DomainSupervisor:
         try:
             report = await transport.report_domain(domain)
         except TransportError as error:
-            _log.warning("%s: its state is not known now: %s", domain.name, error)
+            _log.warning("%s: cannot tell its state now: %s", domain.name, error)
             return True  # do not believe it dead; its session will look
         if report.state in ENDED:
             self.note_domain_ended(domain, report)

@@ -63,7 +63,7 @@ class OperatorRequests:
         domains: DomainSupervisor,
         policy: WatchPolicy,
         operators: OperatorWishes,
-        points: DynamicProbeStore,
+        dynamic_probes: DynamicProbeStore,
         pauses: Pauses,
         journal: JournalWriter,
         *,
@@ -74,7 +74,7 @@ class OperatorRequests:
         self._domains = domains
         self._policy = policy
         self._operators = operators
-        self._points = points
+        self._dynamic_probes = dynamic_probes
         self._pauses = pauses
         self._journal = journal
         self._activate_timeout = activate_timeout
@@ -90,7 +90,7 @@ class OperatorRequests:
             Operation("clear", self._clear_faults, Right.ROOT, clear),
             Operation("pause", self._pause, Right.ROOT, vm | pause),
             Operation("resume", self._resume, Right.ROOT, vm),
-            Operation("add", self._add_point, Right.ROOT, vm | {"definition": text_field}),
+            Operation("add", self._add_dynamic_probe, Right.ROOT, vm | {"definition": text_field}),
             Operation("load", self._load_probe, Right.ROOT, vm | load),
             Operation("unload", self._unload_probe, Right.ROOT, vm | {"probe": text_field}),
             Operation(
@@ -128,34 +128,34 @@ class OperatorRequests:
 
     # ------------------------------------------------------------ probes
 
-    async def _add_point(self, connection: Connection, request: dict[str, Any]) -> None:
+    async def _add_dynamic_probe(self, connection: Connection, request: dict[str, Any]) -> None:
         vm: str = request["vm"]
         session = self._sessions.require_session(vm)
         try:
-            point = parse_definition(request["definition"])
+            probe = parse_definition(request["definition"])
         except DynamicProbeError as error:
             raise RequestError("bad-request", str(error), position=error.position) from error
-        if point.name in RESERVED or point.name in session.probes:
+        if probe.name in RESERVED or probe.name in session.probes:
             raise RequestError(
                 "bad-request",
-                f"{vm}: there is a probe {point.name} already; give yours another name: "
-                f"{point.kind.value}:NAME {point.symbol} ..",
+                f"{vm}: there is a probe {probe.name} already; give yours another name: "
+                f"{probe.kind.value}:NAME {probe.symbol} ..",
             )
-        self._points.add_point(vm, point)
+        self._dynamic_probes.add_probe(vm, probe)
         try:
-            await session.load_probe(point.name, point.text)
+            await session.load_probe(probe.name, probe.text)
         except BaseException:
-            self._points.remove_point(vm, point.name)
+            self._dynamic_probes.remove_probe(vm, probe.name)
             raise
-        await self._save_points(vm)
-        await connection.send_answers({"ok": True, "probe": point.name})
+        await self._save_dynamic_probes(vm)
+        await connection.send_answers({"ok": True, "probe": probe.name})
 
-    async def _save_points(self, vm: str) -> None:
+    async def _save_dynamic_probes(self, vm: str) -> None:
         try:
-            await self._points.save_points()
+            await self._dynamic_probes.save_probes()
         except OSError as error:
             raise RequestError(
-                "internal", f"{vm}: it is done, but not kept for the next vesperd: {error}"
+                "internal", f"{vm}: it is done, but not saved for the next vesperd: {error}"
             ) from error
 
     async def _load_probe(self, connection: Connection, request: dict[str, Any]) -> None:
@@ -166,7 +166,7 @@ class OperatorRequests:
     async def _unload_probe(self, connection: Connection, request: dict[str, Any]) -> None:
         vm, probe = request["vm"], request["probe"]
         session = self._sessions.require_session(vm)
-        if probe not in self._points.points_of_vm(vm):
+        if probe not in self._dynamic_probes.probes_of_vm(vm):
             await session.unload_probe(probe)
         else:
             try:
@@ -175,10 +175,10 @@ class OperatorRequests:
                 # One that could not be loaded again: it is not wanted any more.
                 if error.code not in ("no-such-probe", "not-active"):
                     raise
-                self._points.remove_point(vm, probe)
+                self._dynamic_probes.remove_probe(vm, probe)
                 await session.set_probes(self._policy.wanted_probes(session.domain) or {})
-            self._points.remove_point(vm, probe)
-            await self._save_points(vm)
+            self._dynamic_probes.remove_probe(vm, probe)
+            await self._save_dynamic_probes(vm)
         await connection.send_answers({"ok": True})
 
     # ------------------------------------------------------------ the watch

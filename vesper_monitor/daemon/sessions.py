@@ -63,7 +63,7 @@ class _Beginning:
 class SessionManager:
     """The sessions of this host, and the domains that are looked at.
 
-    :param points: the dynamic probes that operators have added.
+    :param dynamic_probes: the dynamic probes that operators have added.
     :param activate_timeout: s for a guest's frontend before the VM counts as degraded.
     :ivar listener: is set by :meth:`start`.
     """
@@ -71,10 +71,10 @@ class SessionManager:
     listener: SessionManagerListener
 
     def __init__(
-        self, images: ImageStore, points: DynamicProbeStore, *, activate_timeout: float
+        self, images: ImageStore, dynamic_probes: DynamicProbeStore, *, activate_timeout: float
     ) -> None:
         self._images = images
-        self._points = points
+        self._dynamic_probes = dynamic_probes
         self._activate_timeout = activate_timeout
         self.transports = Transports()
         self._arriving: set[str] = set()  # transports that are asked for new domains
@@ -194,7 +194,7 @@ class SessionManager:
             return await watched.transport.report_domain(domain)
         except TransportError as error:
             # A busy toolstack is no reason to think the guest dead.
-            _log.warning("%s: its state is not known now: %s", domain.name, error)
+            _log.warning("%s: cannot tell its state now: %s", domain.name, error)
             return None
 
     async def look_at_domain(self, domain: Domain) -> None:
@@ -279,7 +279,7 @@ class SessionManager:
             raise NoTransportError("vesperd is being stopped")
         reports = SessionReports(self.listener, domain, self.look_soon)
         settings = SessionSettings(
-            dynamic_probes=self._points.points_of_vm(domain.name),
+            dynamic_probes=self._dynamic_probes.probes_of_vm(domain.name),
             resume_from=positions,
             activate_timeout_s=self._activate_timeout,
             ticker=self._beat,
@@ -395,5 +395,5 @@ class SessionManager:
         try:
             await self.listener.watch_arrivals(transport)
         except (TransportError, NoTransportError) as error:
-            _log.warning("transport %s: which domains have arrived is not known: %s",
+            _log.warning("transport %s: cannot tell which domains arrived: %s",
                          transport.name, error)  # fmt: skip

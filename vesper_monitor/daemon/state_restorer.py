@@ -109,7 +109,7 @@ class StateRestorer:
             try:
                 await self._domains.watch_wanted_domains(transport)
             except TransportError as error:
-                _log.warning("transport %s: which domains run is not known: %s",
+                _log.warning("transport %s: cannot tell which domains run: %s",
                              transport.name, error)  # fmt: skip
 
     async def _recall_counts(self, record: ActivationRecord, last_event_id: int) -> None:

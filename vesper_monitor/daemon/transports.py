@@ -210,7 +210,7 @@ class Transports:
         if problem is not None:
             raise problem
         if missing := [slot for slot in self._slots if slot.error and not slot.elsewhere]:
-            raise NoTransportError(f"whether {vm} runs is not known: {_join_errors(missing)}")
+            raise NoTransportError(f"cannot tell whether {vm} runs: {_join_errors(missing)}")
         return None
 
     # ------------------------------------------------------------ start, and start again

@@ -23,12 +23,12 @@ class WatchPolicy:
         config: Config,
         activations: Activations,
         operators: OperatorWishes,
-        points: DynamicProbeStore,
+        dynamic_probes: DynamicProbeStore,
     ) -> None:
         self._config = config
         self._activations = activations
         self._operators = operators
-        self._points = points
+        self._dynamic_probes = dynamic_probes
 
     def wanted_probes(self, domain: Domain) -> dict[str, str] | None:
         """Return parameters by probe, or None if neither a resource nor an operator watches it."""
@@ -37,12 +37,12 @@ class WatchPolicy:
             return None
         names = [probe for activation in activations for probe in activation.record.wishes.probes]
         names += self._operators.activated.get(domain.name, ())
-        return self.add_points(domain, names)
+        return self.add_dynamic_probes(domain, names)
 
-    def add_points(self, domain: Domain, probes: Iterable[str]) -> dict[str, str]:
+    def add_dynamic_probes(self, domain: Domain, probes: Iterable[str]) -> dict[str, str]:
         """Return parameters by probe: some probes, and those that operators have added."""
-        points = self._points.points_of_vm(domain.name)
-        return dict.fromkeys(probes, "") | {name: point.text for name, point in points.items()}
+        added = self._dynamic_probes.probes_of_vm(domain.name)
+        return dict.fromkeys(probes, "") | {name: probe.text for name, probe in added.items()}
 
     def get_hang_timeout(self, domain: Domain) -> float:
         """Return the shortest limit that its resources want, in s; 0: do not look for hangs."""

@@ -125,7 +125,7 @@ class Pauses:
         :raises OSError: it cannot be kept, and is not begun.
         """
         if not self._is_restored:
-            raise OSError(f"{self._path}: the disk has not said yet what is in it")
+            raise OSError(f"{self._path}: it was not read yet")
         now = time.time()
         pause = Pause(vm, now, now + seconds, reason, self._boot_id, seconds_since_boot() + seconds)
         try:

@@ -42,7 +42,7 @@ Remove = Callable[[DegradedRecord], Awaitable[None]]
 
 
 async def keep_monitored(
-    instances: Callable[[], Iterable[ResourceActivation]],
+    activations: Callable[[], Iterable[ResourceActivation]],
     left: MutableMapping[str, str],
     query: Query = commands.degraded_records,
     own_name: OwnName = commands.own_name,
@@ -59,19 +59,19 @@ async def keep_monitored(
         await asyncio.sleep(LOOK_PAUSE_S)
         if loop.time() >= all_again:
             all_again = loop.time() + LOOK_AGAIN_S
-            for instance in instances():
-                instance.turns.may_be_on_record, instance.turns.said_well = True, False
+            for activation in activations():
+                activation.turns.may_be_on_record, activation.turns.said_well = True, False
         try:
-            await _look_for_stalled(instances, left, query, own_name, remove)
+            await _look_for_stalled(activations, left, query, own_name, remove)
             said = ""
         except PacemakerError as error:
             if str(error) != said:
                 said = str(error)
-                _log.info("whether degraded monitors are on record is not known: %s", said)
+                _log.info("cannot tell whether degraded monitors are on record: %s", said)
 
 
 async def _look_for_stalled(
-    instances: Callable[[], Iterable[ResourceActivation]],
+    activations: Callable[[], Iterable[ResourceActivation]],
     left: MutableMapping[str, str],
     query: Query,
     own_name: OwnName,
@@ -80,12 +80,12 @@ async def _look_for_stalled(
     """Remove records that are over, or let Pacemaker hear that. :raises PacemakerError:"""
     loop = asyncio.get_running_loop()
 
-    def wanted(instance: ResourceActivation) -> bool:
-        if instance.is_unmonitored(loop.time()):
+    def wanted(activation: ResourceActivation) -> bool:
+        if activation.is_unmonitored(loop.time()):
             return True
-        return instance.turns.may_be_on_record and instance.is_well
+        return activation.turns.may_be_on_record and activation.is_well
 
-    asked = [instance for instance in instances() if wanted(instance)]
+    asked = [activation for activation in activations() if wanted(activation)]
     gone = dict(left)
     if not asked and not gone:
         return
@@ -95,37 +95,37 @@ async def _look_for_stalled(
             if resource in left and record.belongs_to(resource, node):
                 await remove(record)
         left.pop(resource, None)
-    for instance in asked:
-        # No monitor has told it yet where an earlier daemon has begun the instance.
-        instance.node = instance.node or await own_name()
-        mine = [r for r in records if r.belongs_to(instance.record.resource, instance.node)]
+    for activation in asked:
+        # No monitor has told it yet where an earlier daemon has begun the activation.
+        activation.node = activation.node or await own_name()
+        mine = [r for r in records if r.belongs_to(activation.record.resource, activation.node)]
         if not mine:
-            instance.turns.may_be_on_record = False
+            activation.turns.may_be_on_record = False
         for record in mine:
-            await _settle_record(instance, record, wanted, remove)
+            await _settle_record(activation, record, wanted, remove)
 
 
 async def _settle_record(
-    instance: ResourceActivation,
+    activation: ResourceActivation,
     record: DegradedRecord,
     wanted: Callable[[ResourceActivation], bool],
     remove: Remove,
 ) -> None:
     """Remove a record, or see to it that Pacemaker hears that it is over."""
-    if not wanted(instance):  # it has changed meanwhile
+    if not wanted(activation):  # it has changed meanwhile
         return
-    resource = instance.record.resource
-    if instance.is_well and not record.over:
+    resource = activation.record.resource
+    if activation.is_well and not record.over:
         # Its monitor says so now, and not when its time is up.
-        if not instance.turns.said_well:
-            instance.say_well()
+        if not activation.turns.said_well:
+            activation.say_well()
         return
-    was_well = instance.is_well
+    was_well = activation.is_well
     await remove(record)
     if was_well:
         _log.info("%s: is well again; its degraded monitor is no longer on record", resource)
     else:
         _log.warning(
-            "%s: Pacemaker did not run its monitor any more, for a degraded one on record since "
-            "before maintenance mode: that record is removed", resource,
+            "%s: Pacemaker ran no monitor any more: it took a degraded result from before "
+            "maintenance mode for a running monitor; that record is removed", resource,
         )  # fmt: skip

@@ -88,4 +88,4 @@ def _read_message(sock: socket.socket, stream: Any, end: float, wanted: str) -> 
         if "error" in message:
             raise OSError(f"QEMU refuses: {message['error']}")
         if time.monotonic() > end:
-            raise TimeoutError("QEMU's monitor says other things")
+            raise TimeoutError("QEMU's monitor sends other messages than the answer")

@@ -329,7 +329,7 @@ class Journal(JournalQueries):
         aside = self._free_name()
         _log.error(
             "%s: the journal cannot be used (%s). It is kept as %s, and a new one is begun "
-            "without the earlier events and faults; guests are read on from now",
+            "without the earlier events and faults. Guests are read from now on",
             self.path, why, aside,
         )  # fmt: skip
         try:

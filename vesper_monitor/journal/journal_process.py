@@ -139,7 +139,7 @@ class JournalProcess:
                 ours.close()
                 raise
         except OSError as error:  # no descriptor, no memory
-            raise JournalError(f"{self._path}: its process cannot be begun: {error}") from error
+            raise JournalError(f"{self._path}: cannot start its process: {error}") from error
 
     def _start_process(self, descriptor: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-SP", "-m", SERVER_MODULE, str(descriptor), str(os.getpid())]

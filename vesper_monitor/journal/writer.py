@@ -268,7 +268,7 @@ class JournalWriter:
             if vm in self._complained or len(self._complained) >= MAX_COMPLAINED:
                 continue
             self._complained.add(vm)
-            _log.error("%s: something cannot be written to the journal, and is left out (said "
+            _log.error("%s: the journal does not take a value, which is left out (logged "
                        "once): %s", vm, why)  # fmt: skip
 
     def _end_trouble_if_written(self) -> None:

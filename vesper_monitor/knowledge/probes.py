@@ -62,13 +62,13 @@ def _format_costs(vesper: float, ftrace: float, bpftrace: float, driven: str) ->
     """:param vesper: and the others: µs, as ``make bench-probes`` says."""
     return (
         f"{vesper} µs for a hit with a record. An event of ftrace with the same values takes "
-        f"{ftrace} µs, a program of bpftrace that prints them {bpftrace} µs. How it was driven: "
+        f"{ftrace} µs, a program of bpftrace that prints them {bpftrace} µs. In the benchmark "
         f"{driven}."
     )
 
 
 _CALLED = "the function was called and made to return at once"
-_PASSED = "the tracepoint's callbacks were called; ftrace's own event for it, which says less"
+_PASSED = "the tracepoint's callbacks were called; ftrace's own event there has fewer values"
 
 #: About the figures.
 MEASURED = (
@@ -91,7 +91,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         "Whose the process is (login_uid, cgroup, age_ms, elder_pid), if the signal does not kill "
         "it.",
         cost="One kprobe per signal sent, a record only for some of them: "
-        + _format_costs(0.94, 5.42, 6.36, "do_send_sig_info() to oneself, ignored"),
+        + _format_costs(0.94, 5.42, 6.36, "a process sent itself ignored signals"),
         fault="a signal that kills the main process of a named service. It is none if a user "
         "has started the process, or if init or its parent has asked it to end. Of processes "
         "younger than 5 s beside an older one only the third within 60 s is a fault",
@@ -164,7 +164,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         "Nothing while hung_task_timeout_secs is 0.",
         cost="One tracepoint per hung task and timeout, in a kernel thread: "
         + _format_costs(0.53, 0.8, 4.3, _PASSED),
-        fault="a thread of the main process of a named service, which no user has started",
+        fault="a hung thread of the main process of a named service, which no user has started",
         why="The service has made no progress for two minutes, and cannot even be killed. Other "
         "tasks may hang for a backup or a slow disk; a person should look at those.",
         params={},
@@ -177,7 +177,7 @@ PROBES: Mapping[str, ProbeInfo] = {
             "tracepoint block:block_rq_error, Linux 5.18 and later",
             "tracepoint block:block_rq_complete, before",
         ),
-        not_seen="Errors of requests that were marked quiet by who sent them. Device mapper and "
+        not_seen="Errors of requests that were marked quiet by their sender. Device mapper and "
         "md have no requests of their own: those to the disks beneath are seen.",
         cost="Since 5.18 one tracepoint per failed request; before, one per request, with a "
         "record only if it failed: " + _format_costs(0.64, 0.87, 4.03, _PASSED),
@@ -219,7 +219,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         "and leads nowhere.",
         cost="One call per change of a device or an address: "
         + _format_costs(
-            0.83, 2.87, 4.96, "call_netdevice_notifiers(); theirs are on that function"
+            0.83, 2.87, 4.96, "call_netdevice_notifiers() was called; the other two hook it"
         ),
         fault="none",
         why="Links flap, and a live migration interrupts them. Only a link that stays down is a "
@@ -238,7 +238,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         why="The kernel goes on with memory that it knows to be wrong. If it could do without the "
         "page, a process that had data there gets SIGBUS: see send_signal.",
         params={},
-        needs=("CONFIG_MEMORY_FAILURE (Debian's cloud kernels before 6.12 have it not)",),
+        needs=("CONFIG_MEMORY_FAILURE (Debian's cloud kernels before 6.12 lack it)",),
     ),
     "lockup": ProbeInfo(
         sees="A CPU without progress, as the kernel finds it: a soft lockup (no other task has "
@@ -284,7 +284,7 @@ PROBES: Mapping[str, ProbeInfo] = {
         hooks=("kprobe, return probe or tracepoint: the one that is named",),
         not_seen="Functions that the compiler has made part of others, and those that kprobes "
         "refuse. Tracepoints in modules, and all of them in kernels that check the types of "
-        "functions (CFI), which refuse the point. Hits within its own handler (counted as missed).",
+        "functions (CFI), which refuse the probe. Hits within its own handler (counted as missed).",
         cost="One kprobe, return probe or tracepoint per hit, some instructions per value, a "
         "record where the condition holds; with eight values, three of them texts: "
         + _format_costs(3.30, 4.17, 4.42, "taskstats_exit() was called and made to return at once"),

@@ -73,11 +73,12 @@ class Agent:
             log_line(f"{self.vm}: will not be watched: {why}")
         self.call.remember_text(NOTE, why)
 
-    def read_unwatched_reason(self, reason: str) -> str:
-        """Return the text of :meth:`keep_unwatched_reason`; empty: another reason holds now.
+    def explain_missing_device(self, reason: str) -> str:
+        """Return why the VM has no device, as its start noted; empty: unknown, or it has one.
 
-        :param reason: vesperd's. The text says why the device is missing; anything else
-            vesperd knows better.
+        Anything else vesperd knows better than an old note.
+
+        :param reason: why the VM is not watched, as vesperd gives it.
         """
         return self.call.remembered_text(NOTE) if DEVICE_MISSING in reason else ""
 

@@ -55,10 +55,8 @@ def check_guest(agent: Agent) -> None:
             scripts.close()
         _report_problem(vm, wrong or "", pause)
     if unwatched and agent.call.check_level >= 20 and not pause:
-        raise OcfExit(
-            OcfCode.OCF_DEGRADED,
-            f"{vm} is not watched: {agent.read_unwatched_reason(unwatched) or unwatched}",
-        )
+        why = agent.explain_missing_device(unwatched) or unwatched
+        raise OcfExit(OcfCode.OCF_DEGRADED, f"{vm} is not watched: {why}")
 
 
 def _report_problem(vm: str, wrong: str, pause: str) -> None:

@@ -253,7 +253,7 @@ class Monitor:
         if result == "degraded":
             if self._look_unwatched():
                 return
-            note = self._agent.read_unwatched_reason(reason)
+            note = self._agent.explain_missing_device(reason)
             raise OcfExit(
                 OcfCode.OCF_DEGRADED, f"{self._vm} is not watched: {note}" if note else reason
             )

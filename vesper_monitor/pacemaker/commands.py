@@ -104,8 +104,8 @@ async def report_failure(
     """Tell Pacemaker that a resource on this node has failed.
 
     :param node: this node's name in the cluster; None: ask.
-    :param wanted: asked before each step; False ends it (the instance was
-        stopped, a monitor was told, an operator cleared the fault).
+    :param wanted: asked before each step; False ends it (the activation
+        was stopped, a monitor was told, an operator cleared the fault).
     :param injecting: called right before the failure is sent.
     :returns: whether the failure shows in the cluster's status.
     """
@@ -135,7 +135,7 @@ async def report_failure(
         pause = min(pause * 2, MAX_PAUSE_S)
     _log.error(
         "%s: Pacemaker did not take the failure; the next monitor operation will be told. "
-        "To act now: crm resource restart %s",
+        "To act now: crm_resource --restart --resource %s",
         resource, resource,
     )  # fmt: skip
     return False

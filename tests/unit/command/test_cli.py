@@ -192,6 +192,7 @@ def test_rules_are_tried_on_what_is_recorded(
     people = daemon.vesper("advise", "vm1", "--symptom", "the thin pool is full")
     assert """  fault_on='block_error: error == "ENOSPC"'\n""" in people.stdout, people.stderr
     assert "crm resource param r1 set fault_on " in people.stdout
+    assert "pcs resource update r1 probes=" in people.stdout
 
 
 def test_relay_cat_gives_the_records_as_they_are(daemon: DaemonProcess, vm1: GuestProcess) -> None:

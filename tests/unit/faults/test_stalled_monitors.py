@@ -80,8 +80,8 @@ def test_where_no_monitor_comes_the_record_goes(caplog: pytest.LogCaptureFixture
 
     asyncio.run(asyncio.wait_for(body(), 20))
     assert cluster.records == [record("b", "node2")]
-    assert caplog.messages[0] == "whether degraded monitors are on record is not known: not now"
-    assert caplog.messages[1].startswith("a: Pacemaker did not run its monitor any more")
+    assert caplog.messages[0] == "cannot tell whether degraded monitors are on record: not now"
+    assert caplog.messages[1].startswith("a: Pacemaker ran no monitor any more")
     assert len(caplog.messages) == 2
 
 

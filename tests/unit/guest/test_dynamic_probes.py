@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Definitions of points: what is read, what is refused and where, what is made of it."""
+"""Definitions of dynamic probes: what is read, what is refused and where, what is made of it."""
 
 from __future__ import annotations
 
@@ -58,21 +58,21 @@ PROJECT = Path(__file__).resolve().parents[3]
     ],
 )  # fmt: skip
 def test_a_definition_becomes_module_parameters(text: str, program: str) -> None:
-    point = parse_definition(text)
-    assert module_parameters(point).split(" id=")[0] == program
-    assert f" id={point.id} " in module_parameters(point)
+    defined = parse_definition(text)
+    assert module_parameters(defined).split(" id=")[0] == program
+    assert f" id={defined.id} " in module_parameters(defined)
 
 
 def test_name_and_number_follow_the_definition() -> None:
     assert parse_definition("do_exit").name == "p_do_exit"
     assert parse_definition("ext4:ext4_error.part.0+4").name == "p_ext4_ext4_error_part_0_4"
     assert parse_definition("r g").name == "r_g"
-    point = parse_definition(" r12:mine  g  a=$retval  %ax max 3/s ")
-    assert (point.name, point.kind, point.max_active) == ("mine", Kind.RETURN, 12)
-    assert [value.name for value in point.values] == ["a", "arg2"]
-    assert point.max_per_s == 3
-    assert "max_per_s=3 max_active=12" in module_parameters(point)
-    assert parse_definition(point.text) == point
+    defined = parse_definition(" r12:mine  g  a=$retval  %ax max 3/s ")
+    assert (defined.name, defined.kind, defined.max_active) == ("mine", Kind.RETURN, 12)
+    assert [value.name for value in defined.values] == ["a", "arg2"]
+    assert defined.max_per_s == 3
+    assert "max_per_s=3 max_active=12" in module_parameters(defined)
+    assert parse_definition(defined.text) == defined
     # Whatever changes the meaning of a record changes the number in it.
     assert (
         len({parse_definition(f"p:mine g {value}").id for value in ("%ax", "%bx", "%ax:u8", "")})
@@ -166,15 +166,15 @@ PIECES = st.sampled_from(
 @example("r99999999999999999999999 g")
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        point = parse_definition(text)
+        defined = parse_definition(text)
     except DynamicProbeError as error:
         assert 0 <= error.position <= len(text)
         return
-    made = module_parameters(point)
+    made = module_parameters(defined)
     assert len(made) <= 4096
     # The kernel splits parameters at spaces and takes quotes away.
     assert not set(made) & set("\"'\n\t")
-    assert parse_definition(point.text) == point
+    assert parse_definition(defined.text) == defined
 
 
 def test_limits_are_the_modules() -> None:
@@ -206,8 +206,8 @@ def test_registers_are_the_compilers(tmp_path: Path) -> None:
     assert [int(line) for line in output.split()] == list(fetch._REGISTERS.values())
 
 
-def record(point: DynamicProbe, values: list[int], texts: bytes = b"", **fields: int) -> bytes:
-    made = abi.ProbePoint(id=point.id, n_args=len(values), pid=7, tgid=6, comm=b"cat", **fields)
+def record(defined: DynamicProbe, values: list[int], texts: bytes = b"", **fields: int) -> bytes:
+    made = abi.ProbePoint(id=defined.id, n_args=len(values), pid=7, tgid=6, comm=b"cat", **fields)
     made.rec.event = abi.EventType.PROBE_POINT
     for i, value in enumerate(values):
         made.value[i] = value
@@ -217,23 +217,25 @@ def record(point: DynamicProbe, values: list[int], texts: bytes = b"", **fields:
     return bytes(data)
 
 
-def decoded(point: DynamicProbe, data: bytes, probe: str | None = None) -> Event:
+def decoded(defined: DynamicProbe, data: bytes, probe: str | None = None) -> Event:
     head = abi.Record.from_buffer_copy(data)
     (event,) = decode.decode_records(
         [RawRecord(head.seq, head.time_ns, head.event, 0, data)],
-        vm="vm1", domid=1, probe=probe or point.name, cpu=0, received=0.0,
-        defined={point.name: point},
+        vm="vm1", domid=1, probe=probe or defined.name, cpu=0, received=0.0,
+        defined={defined.name: defined},
     )  # fmt: skip
     return event
 
 
 def test_records_are_decoded_by_the_definition() -> None:
-    point = parse_definition(
+    defined = parse_definition(
         "p:mine g n=%ax:s32 a=%bx:u64 x=%cx c=%dx:char s=+0(%si):string t=$comm"
     )
     high = (1 << 64) - 2
     texts = b"one".ljust(128, b"\0") + b"two\x1b\xff" + bytes(123)
-    event = decoded(point, record(point, [high, high, 255, 65, 0, 0], texts, unread=2, left_out=3))
+    event = decoded(
+        defined, record(defined, [high, high, 255, 65, 0, 0], texts, unread=2, left_out=3)
+    )
     assert (event.event, event.probe) == ("mine", "mine")
     assert event.fields == {
         "n": -2, "a": None, "x": 255, "c": "A", "s": "one", "t": "two\\x1b\\xff",
@@ -248,22 +250,22 @@ def test_records_are_decoded_by_the_definition() -> None:
 
 def test_records_of_another_definition_are_shown_as_they_are() -> None:
     """A lost file, a guest that lies: the values are shown as they are."""
-    point, other = parse_definition("p:mine g %ax"), parse_definition("p:mine g %bx:s8")
-    event = decoded(other, record(point, [5]))
+    defined, other = parse_definition("p:mine g %ax"), parse_definition("p:mine g %bx:s8")
+    event = decoded(other, record(defined, [5]))
     assert (event.event, event.fields["value"]) == ("probe_point", [5])
     assert "not defined here" in event.text
     # Nor does a guest make events of one name in the channel of another.
-    assert decoded(point, record(point, [5]), probe="send_signal").event == "probe_point"
-    assert decoded(point, record(point, [5, 6])).event == "probe_point"
+    assert decoded(defined, record(defined, [5]), probe="send_signal").event == "probe_point"
+    assert decoded(defined, record(defined, [5, 6])).event == "probe_point"
 
 
 @given(st.binary(min_size=ctypes.sizeof(abi.Record), max_size=600), st.booleans())
 def test_any_bytes_become_an_event(data: bytes, ours: bool) -> None:
-    point = parse_definition("p:mine g n=%ax:s32 s=+0(%si):string $comm")
+    defined = parse_definition("p:mine g n=%ax:s32 s=+0(%si):string $comm")
     if ours:
-        start = bytearray(record(point, [1, 0, 0]))
+        start = bytearray(record(defined, [1, 0, 0]))
         data = bytes(start[: len(data) // 2]) + data[len(data) // 2 :]
-    event = decoded(point, data)
+    event = decoded(defined, data)
     assert event.event in ("mine", "probe_point") or not ours
     json.dumps(event.to_json())
     assert event.text.isprintable()
@@ -271,31 +273,31 @@ def test_any_bytes_become_an_event(data: bytes, ours: bool) -> None:
 
 def test_definitions_are_kept_for_the_next_daemon(tmp_path: Path) -> None:
     path = tmp_path / "points.json"
-    points = DynamicProbeStore(path)
-    asyncio.run(points.restore_points())
-    live = points.points_of_vm("vm1")
-    points.add_point("vm1", parse_definition("p:mine g %ax"))
-    points.add_point("vm1", parse_definition("r g"))
-    points.add_point("vm2", parse_definition("g"))
-    points.remove_point("vm2", "p_g")
-    points.remove_point("vm2", "p_g")
-    asyncio.run(points.save_points())
+    store = DynamicProbeStore(path)
+    asyncio.run(store.restore_probes())
+    live = store.probes_of_vm("vm1")
+    store.add_probe("vm1", parse_definition("p:mine g %ax"))
+    store.add_probe("vm1", parse_definition("r g"))
+    store.add_probe("vm2", parse_definition("g"))
+    store.remove_probe("vm2", "p_g")
+    store.remove_probe("vm2", "p_g")
+    asyncio.run(store.save_probes())
     assert sorted(live) == ["mine", "r_g"]
 
     again = DynamicProbeStore(path)
-    asyncio.run(again.restore_points())
-    assert again.points_of_vm("vm1") == points.points_of_vm("vm1")
-    assert again.points_of_vm("vm2") == {}
+    asyncio.run(again.restore_probes())
+    assert again.probes_of_vm("vm1") == store.probes_of_vm("vm1")
+    assert again.probes_of_vm("vm2") == {}
 
     for wrong in ("", "[" * 100_000, "[]", "[1]", '{"vm1": 5}', "5"):
         path.write_text(wrong)
         third = DynamicProbeStore(path)
-        asyncio.run(third.restore_points())  # and says so
-        assert third.points_of_vm("vm1") == {}
+        asyncio.run(third.restore_probes())  # and says so
+        assert third.probes_of_vm("vm1") == {}
     path.write_text(json.dumps({"vm1": ["p:good g", "p:bad g %dj"]}))
     third = DynamicProbeStore(path)
-    asyncio.run(third.restore_points())
-    assert list(third.points_of_vm("vm1")) == ["good"]
+    asyncio.run(third.restore_probes())
+    assert list(third.probes_of_vm("vm1")) == ["good"]
 
 
 def test_a_module_image_can_be_renamed() -> None:
@@ -317,5 +319,5 @@ def test_a_module_image_can_be_renamed() -> None:
 
 
 def test_each_type_has_its_kind_of_value() -> None:
-    point = parse_definition("g %ax:u8 %ax:s8 %ax:x8 %ax:char $comm")
-    assert [value.kind for value in point.values] == list(ValueKind)
+    defined = parse_definition("g %ax:u8 %ax:s8 %ax:x8 %ax:char $comm")
+    assert [value.kind for value in defined.values] == list(ValueKind)

@@ -127,7 +127,7 @@ def test_without_descriptors_a_child_is_begun_later(path: Path, room: int) -> No
             recorder.put_batch("vm1", Batch([event(1)]), None, written.set)
             if room < 2:  # not even a pair of sockets
                 await until(lambda: recorder.error is not None, "it fails")
-                assert "cannot be begun" in str(recorder.error)
+                assert "cannot start its process" in str(recorder.error)
             else:
                 await asyncio.sleep(0)
             assert not written.is_set()

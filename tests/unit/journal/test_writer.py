@@ -341,7 +341,7 @@ def test_what_cannot_be_represented_is_left_out_alone(
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(body())
-    assert caplog.text.count("vm1: something cannot be written") == 1
+    assert caplog.text.count("vm1: the journal does not take a value") == 1
 
 
 class Odd(dict[str, Any]):

@@ -288,6 +288,17 @@ def test_a_deep_monitor_does_not_wait(host: Host, level: int) -> None:
     assert (result.code, result.reason) == (ERROR, "httpd[97] killed by SIGSEGV (service)")
 
 
+def test_a_note_of_the_start_hides_no_newer_reason_at_level_20(host: Host) -> None:
+    host.have(vm1="running")
+    host.vesperd.listen()
+    (host.folder / "rsctmp").mkdir(exist_ok=True)
+    (host.folder / "rsctmp/vesper-r1.note").write_text("vesper-ivshmem was not running")
+    newer = {"watch": {"state": "closed", "degraded": "vm1: no image of probe x"}}
+    assert (look(host, 20, **newer).reason or "").endswith("no image of probe x")
+    device = {"watch": {"state": "closed", "degraded": "vm1: its QEMU has no VESPER device"}}
+    assert (look(host, 20, **device).reason or "").endswith("vesper-ivshmem was not running")
+
+
 def test_what_level_20_looks_at_and_10_does_not(host: Host) -> None:
     host.have(vm1="running")
     host.vesperd.listen()

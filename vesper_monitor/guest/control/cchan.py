@@ -43,6 +43,8 @@ _PROD = abi.field_offset(abi.CchanRing, "prod")
 _CONS = abi.field_offset(abi.CchanRing, "cons")
 _SLOT = abi.field_offset(abi.CchanRing, "slot")
 
+_SAME_VERSION = "install the same version of VESPER in the guest and on the host"
+
 _R = TypeVar("_R", bound=ctypes.Structure)
 
 
@@ -132,7 +134,8 @@ class Cchan:
         except GuestRefusedError as refused:
             if refused.errno == errno.EPROTO:
                 raise WrongVersionError(
-                    f"{self._link.domain.name}: the guest refuses protocol {abi.ABI_VERSION}"
+                    f"{self._link.domain.name}: the guest's VESPER modules refuse protocol "
+                    f"{abi.ABI_VERSION}; {_SAME_VERSION}"
                 ) from None
             raise
 
@@ -266,5 +269,5 @@ class Cchan:
 def _version_text(vm: str, version: int) -> str:
     return (
         f"{vm}: the guest's VESPER modules speak protocol {version}, this host "
-        f"{abi.ABI_VERSION}; install the same version of VESPER in the guest and on the host"
+        f"{abi.ABI_VERSION}; {_SAME_VERSION}"
     )

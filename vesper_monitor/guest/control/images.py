@@ -158,7 +158,9 @@ def _find_source() -> Path:
         return Path(given)
     installed = sorted(Path("/usr/src").glob("vesper-*"))
     if not installed:
-        raise ImageError("no sources of VESPER in /usr/src/vesper-*; set VESPER_SOURCE")
+        raise ImageError(
+            "no sources of VESPER in /usr/src/vesper-*; name their directory with --source"
+        )
     return installed[-1]
 
 

@@ -28,29 +28,29 @@ def text_size(is_text: Sequence[bool]) -> int:
     return abi.POINT_TEXT // count // 8 * 8 if count else 0
 
 
-def module_parameters(point: DynamicProbe) -> str:
+def module_parameters(probe: DynamicProbe) -> str:
     """Return the parameters for the module probe_point."""
-    rate = f"max_per_s={point.max_per_s}"
-    if point.max_active:
-        rate += f" max_active={point.max_active}"
-    return f"{_build_program(point)} id={point.id} {rate}"
+    rate = f"max_per_s={probe.max_per_s}"
+    if probe.max_active:
+        rate += f" max_active={probe.max_active}"
+    return f"{_build_program(probe)} id={probe.id} {rate}"
 
 
-def definition_id(point: DynamicProbe) -> int:
+def definition_id(probe: DynamicProbe) -> int:
     """Return the ID of a definition: :attr:`DynamicProbe.id`."""
     # Not 0: the module records 0 if it got no ID.
-    return zlib.crc32(_build_program(point).encode()) or 1
+    return zlib.crc32(_build_program(probe).encode()) or 1
 
 
-def _build_program(point: DynamicProbe) -> str:
-    place = f"at={point.kind.value}:{point.symbol}"
-    if point.kind is Kind.FUNCTION and point.offset:
-        place += f"+{point.offset}"
-    values = ",".join(value.ops for value in point.values)
+def _build_program(probe: DynamicProbe) -> str:
+    place = f"at={probe.kind.value}:{probe.symbol}"
+    if probe.kind is Kind.FUNCTION and probe.offset:
+        place += f"+{probe.offset}"
+    values = ",".join(value.ops for value in probe.values)
     tests = ",".join(
         f"{test.value}{_TESTS[test.operator]}"
         + (test.operand.hex() if isinstance(test.operand, bytes) else str(test.operand))
-        for test in point.tests
+        for test in probe.tests
     )
     return " ".join([place, *([f"args={values}"] if values else []),
                      *([f"only={tests}"] if tests else [])])  # fmt: skip

@@ -14,7 +14,7 @@ from vesper_monitor.guest.printable import make_printable
 __all__ = ["read_record"]
 
 
-def read_record(point: DynamicProbe, data: bytes) -> tuple[dict[str, Any], str] | None:
+def read_record(probe: DynamicProbe, data: bytes) -> tuple[dict[str, Any], str] | None:
     """Return fields and sentence, whatever the bytes are; None: of another definition.
 
     A value that could not be read is None. The sentence shows it as ``(fault)``,
@@ -22,14 +22,14 @@ def read_record(point: DynamicProbe, data: bytes) -> tuple[dict[str, Any], str] 
     """
     struct = abi.ProbePoint
     record = struct.from_buffer_copy(data.ljust(ctypes.sizeof(struct), b"\0"))
-    if record.id != point.id or record.n_args != len(point.values):
+    if record.id != probe.id or record.n_args != len(probe.values):
         return None
-    size = text_size([value.kind is ValueKind.TEXT for value in point.values])
+    size = text_size([value.kind is ValueKind.TEXT for value in probe.values])
     texts = bytes(data[abi.field_offset(struct, "text") :]).ljust(abi.POINT_TEXT, b"\0")
     fields: dict[str, Any] = {}
     shown = []
     place = 0
-    for i, value in enumerate(point.values):
+    for i, value in enumerate(probe.values):
         got: int | str | None
         if value.kind is ValueKind.TEXT:
             got = make_printable(texts[place : place + size])
@@ -53,8 +53,8 @@ def read_record(point: DynamicProbe, data: bytes) -> tuple[dict[str, Any], str] 
         "missed": record.missed,
     }
     more = f" ({record.left_out} more before it)" if record.left_out else ""
-    text = f"{point.name}: {comm}[{record.pid}] at {point.place}:{''.join(shown)}{more}"
-    return fields, text if shown else text.replace(f"{point.place}:", point.place)
+    text = f"{probe.name}: {comm}[{record.pid}] at {probe.place}:{''.join(shown)}{more}"
+    return fields, text if shown else text.replace(f"{probe.place}:", probe.place)
 
 
 def _show_value(got: int | str | None, kind: ValueKind) -> str:

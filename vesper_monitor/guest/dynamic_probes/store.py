@@ -45,14 +45,14 @@ class DynamicProbeStore:
         self._path = path
         self._disk = disk or DirectDisk()
         self._is_restored = False
-        self._points: dict[str, dict[str, DynamicProbe]] = {}
+        self._probes: dict[str, dict[str, DynamicProbe]] = {}
 
-    async def restore_points(self) -> None:
+    async def restore_probes(self) -> None:
         """Read the dynamic probes that an earlier vesperd saved, however long that takes."""
-        await self._read_points()
+        await self._read_probes()
         self._is_restored = True
 
-    async def _read_points(self) -> None:
+    async def _read_probes(self) -> None:
         try:
             entries = json.loads(await self._disk.read_state(self._path))
             found = [(str(vm), str(text)) for vm, texts in entries.items() for text in texts]
@@ -63,28 +63,28 @@ class DynamicProbeStore:
             return
         for vm, text in found:
             try:
-                point = parse_definition(text)
+                probe = parse_definition(text)
             except DynamicProbeError as error:
                 _log.error("%s: probe '%s' of %s: %s", self._path, text, vm, error)
                 continue
-            self._points.setdefault(vm, {})[point.name] = point
+            self._probes.setdefault(vm, {})[probe.name] = probe
 
-    def points_of_vm(self, vm: str) -> Mapping[str, DynamicProbe]:
+    def probes_of_vm(self, vm: str) -> Mapping[str, DynamicProbe]:
         """Return the dynamic probes by name: a live view, the same object each time."""
-        return self._points.setdefault(vm, {})
+        return self._probes.setdefault(vm, {})
 
-    def add_point(self, vm: str, point: DynamicProbe) -> None:
-        """Decode records by it from now on. :meth:`save_points` makes it permanent."""
-        self._points.setdefault(vm, {})[point.name] = point
+    def add_probe(self, vm: str, probe: DynamicProbe) -> None:
+        """Decode records by it from now on. :meth:`save_probes` makes it permanent."""
+        self._probes.setdefault(vm, {})[probe.name] = probe
 
-    def remove_point(self, vm: str, name: str) -> None:
+    def remove_probe(self, vm: str, name: str) -> None:
         """Remove a dynamic probe, if there is one of that name."""
-        self._points.setdefault(vm, {}).pop(name, None)
+        self._probes.setdefault(vm, {}).pop(name, None)
 
-    async def save_points(self) -> None:
+    async def save_probes(self) -> None:
         """Save all dynamic probes. :raises OSError: the file is as it was."""
         if not self._is_restored:
             raise OSError(f"{self._path}: it was not read yet")
-        texts = {vm: [point.text for point in self._points[vm].values()] for vm in self._points}
+        texts = {vm: [probe.text for probe in self._probes[vm].values()] for vm in self._probes}
         kept = {vm: lines for vm, lines in texts.items() if lines}
         await self._disk.write_state(self._path, kept)

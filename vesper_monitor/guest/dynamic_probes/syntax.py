@@ -93,10 +93,10 @@ def parse_definition(text: str) -> DynamicProbe:
         name += f"_{offset}" if offset else ""
     if len(name) >= abi.NAME_LEN:
         raise DynamicProbeError(f"the name {name} has more than {abi.NAME_LEN - 1} characters", 0)
-    point = DynamicProbe(
+    probe = DynamicProbe(
         name, kind, symbol, offset, max_active, tuple(values), tests, max_per_s, text.strip()
     )
-    return replace(point, id=definition_id(point))
+    return replace(probe, id=definition_id(probe))
 
 
 def _parse_head(words: list[_Word]) -> tuple[Kind, int, str | None, list[_Word]]:
