@@ -287,9 +287,8 @@ class SessionManager:
         session = Session(transport, domain, self._images, reports, settings)
         reports.session = session
         await session.set_probes(probes)
-        watched = self._watched.setdefault(
-            domain_key(domain), WatchedDomain(transport, domain, None)
-        )
+        key = domain_key(domain)
+        watched = self._watched.setdefault(key, WatchedDomain(transport, domain, None))
         watched.session, watched.unwatched = session, None
         self._tasks.spawn_task(self._run_session(session))
         return session
@@ -297,9 +296,8 @@ class SessionManager:
     def look_without_session(self, transport: Transport, domain: Domain) -> None:
         """Look whether a domain runs, but leave its guest alone: an operator wants it so."""
         if not self.knows_domain(domain):
-            self._watched[domain_key(domain)] = WatchedDomain(
-                transport, domain, None, unwatched=explain_left_alone(domain)
-            )
+            why = explain_left_alone(domain)
+            self._watched[domain_key(domain)] = WatchedDomain(transport, domain, None, why)
 
     async def deactivate_guest(self, domain: Domain) -> None:
         """Unload the probes, and remove the device from the guest.
@@ -377,6 +375,8 @@ class SessionManager:
 
     def note_transport_event(self, transport: Transport, event: DomainEvent) -> None:
         """Look at the domains that an event is about, and for new ones."""
+        if self._closing:
+            return
         if isinstance(transport, WatchesArrivals) and transport.name not in self._arriving:
             self._arriving.add(transport.name)
             self._tasks.spawn_task(self._look_for_arrivals(transport))
