@@ -33,14 +33,14 @@ def test_a_long_pause(cause: Cause, own: float | None, failures: int) -> None:
         return report
 
     async def body() -> None:
-        hearsay = DomainStateWatch(
+        watch = DomainStateWatch(
             lambda _, event: told.append(event),
             still,
             lambda _, likely: own or (0.0 if likely else 0.2),
         )
-        hearsay.record_report(VM1, report)
+        watch.record_report(VM1, report)
         await asyncio.sleep(0.6)
-        await hearsay.close()
+        await watch.close()
 
     asyncio.run(body())
     assert [event.fields["failure"] for event in told] == [False, *[True] * failures]
@@ -54,15 +54,15 @@ def heard(*happens: str | DomainReport) -> list[Event]:
         return None
 
     async def body() -> None:
-        hearsay = DomainStateWatch(
+        watch = DomainStateWatch(
             lambda _, event: told.append(event), still, lambda _, likely: 0.0
         )
         for what in happens:
             if isinstance(what, str):
-                hearsay.note_stop(VM1, what == "stop")
+                watch.note_stop(VM1, what == "stop")
             else:
-                hearsay.record_report(VM1, what)
-        await hearsay.close()
+                watch.record_report(VM1, what)
+        await watch.close()
 
     asyncio.run(body())
     return told
