@@ -110,11 +110,13 @@ def serve(daemon: DaemonProcess) -> Iterator[DaemonProcess]:
     """Run vesperd for a fixture, and check that its log has no traceback."""
     (daemon.directory / "domains").mkdir()
     daemon.start()
-    yield daemon
-    assert daemon.process is not None
-    if daemon.process.poll() is None:
-        daemon.stop()
-    print(daemon.log.read_text())
+    try:
+        yield daemon
+    finally:
+        assert daemon.process is not None
+        if daemon.process.poll() is None:
+            daemon.stop()
+        print(daemon.log.read_text())
     assert "Traceback" not in daemon.log.read_text()
 
 
