@@ -115,7 +115,7 @@ switches() {
 		case $(cat $process/comm) in vesper/*) grep ctxt_switches $process/status;; esac
 	done
 }
-echo "timers $1: $(grep -c life_tick /proc/timer_list)"
+echo "timers $1: $(grep -c heartbeat_tick /proc/timer_list)"
 before=$(switches)
 sleep 2
 [ "$before" = "$(switches)" ] && echo "threads $1: asleep" || echo "threads $1: awake"
@@ -127,7 +127,7 @@ def test_heartbeats_from_activation_to_deactivation(run: Boot) -> None:
     result = run(
         "hello\n",
         setup="sh /heartbeats unasked; vsp_host </first; "
-        "while grep -q life_tick /proc/timer_list; do sleep 0.1; done; sh /heartbeats after",
+        "while grep -q heartbeat_tick /proc/timer_list; do sleep 0.1; done; sh /heartbeats after",
         files={
             "heartbeats": HEARTBEATS.encode(),
             "first": b"hello\nsh sh /heartbeats active\nreopen\nsh sh /heartbeats anew\n",
