@@ -208,13 +208,13 @@ def test_a_restart_neither_loses_nor_doubles_an_event(
             count += 1
             guest.say("emit", "send_signal", "sig=15", f"code={count}", "comm=cron")
 
-    # The stand-in's buffer has room for 39 of them, however late vesperd reads.
+    # The stand-in's buffer has room for these 24, however late vesperd reads.
     for _ in range(5):
-        emit(12)
+        emit(8)
         daemon.stop(number)  # wherever it is
-        emit(12)
+        emit(8)
         daemon.start()
-        emit(12)
+        emit(8)
         wait_for(lambda: len(daemon.events(limit=1000)) >= count, "all events")
     codes = [event["fields"]["code"] for event in daemon.events(limit=1000)]
     assert codes == list(range(1, count + 1))
