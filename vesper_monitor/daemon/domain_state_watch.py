@@ -50,7 +50,7 @@ class DomainStateWatch:
 
     def note_stop(self, domain: Domain, is_stopping: bool) -> None:
         """Note that the cluster is stopping a domain, or that the stop was not carried through."""
-        key = domain.uuid, domain.domid
+        key = domain.key
         if is_stopping:
             self._stopping.add(key)
         else:
@@ -58,7 +58,7 @@ class DomainStateWatch:
 
     def record_report(self, domain: Domain, report: DomainReport) -> None:
         """Record the state of a domain: it is new, or a new resource cares about it."""
-        key = domain.uuid, domain.domid
+        key = domain.key
         if key in self._stopping:
             report = domains.as_stopped_by_cluster(report)
             if report.state is DomainState.GONE:

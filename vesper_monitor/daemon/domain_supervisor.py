@@ -187,7 +187,7 @@ class DomainSupervisor:
         :raises TransportError: the transport does not answer.
         """
         running = {
-            (domain.uuid, domain.domid): domain
+            domain.key: domain
             for domain in await transport.list_active_domains()
             if domain.name not in self._operators.deactivated
         }
@@ -196,11 +196,11 @@ class DomainSupervisor:
             if activation.record.transport not in ("", transport.name):
                 continue
             if await self._still_runs(transport, domain):
-                running.setdefault((domain.uuid, domain.domid), domain)
+                running.setdefault(domain.key, domain)
         for vm in list(self._operators.activated):
             found = await transport.find_domain(vm)
             if found is not None:
-                running.setdefault((found.uuid, found.domid), found)
+                running.setdefault(found.key, found)
             elif await self._is_nowhere(vm):
                 await self._operators.activate_vm(vm, None)
         for domain in running.values():

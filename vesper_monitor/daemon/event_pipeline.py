@@ -152,10 +152,10 @@ class EventPipeline:
 
     def forget_positions(self, domain: Domain) -> None:
         """Forget how far a domain was read: it has left."""
-        self._saved.pop((domain.uuid, domain.domid), None)
+        self._saved.pop(domain.key, None)
 
     def _add_positions(self, session: Session, batch: Batch) -> None:
-        key = (session.domain.uuid, session.domain.domid)
+        key = session.domain.key
         positions = session.positions
         # A session that has left its guest has no positions; the saved ones hold.
         if positions and positions != self._saved.get(key) and session not in self._behind:

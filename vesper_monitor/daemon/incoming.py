@@ -47,11 +47,11 @@ class IncomingDomains:
 
     def note_arrival(self, domain: Domain) -> None:
         """Keep the events of a domain from now on: it belongs to no resource."""
-        self._unclaimed[domain.uuid, domain.domid] = []
+        self._unclaimed[domain.key] = []
 
     def note_events(self, domain: Domain, events: Iterable[Event]) -> None:
         """Keep events of a domain if it belongs to no resource."""
-        kept = self._unclaimed.get((domain.uuid, domain.domid))
+        kept = self._unclaimed.get(domain.key)
         if kept is not None:
             kept += itertools.islice(events, max(0, MAX_UNCLAIMED_EVENTS - len(kept)))
 
@@ -60,4 +60,4 @@ class IncomingDomains:
 
         :returns: the events since :meth:`note_arrival`, if it was called.
         """
-        return self._unclaimed.pop((domain.uuid, domain.domid), [])
+        return self._unclaimed.pop(domain.key, [])

@@ -17,7 +17,7 @@ from vesper_monitor.daemon.background_tasks import BackgroundTasks
 from vesper_monitor.daemon.session_manager_listener import SessionManagerListener
 from vesper_monitor.daemon.session_reports import SessionReports
 from vesper_monitor.daemon.transports import NoTransportError, Transports
-from vesper_monitor.daemon.watched_domain import WatchedDomain, domain_key, explain_left_alone
+from vesper_monitor.daemon.watched_domain import WatchedDomain, explain_left_alone
 from vesper_monitor.faults.watching import Watching
 from vesper_monitor.guest.control.images import ImageStore
 from vesper_monitor.guest.dynamic_probes.store import DynamicProbeStore
@@ -112,7 +112,7 @@ class SessionManager:
 
         :param transport: name of the one on which it runs; empty: not known.
         """
-        watched = self._watched.get(domain_key(domain))
+        watched = self._watched.get(domain.key)
         if watched is None:
             why = self.transports.explain_unwatched(transport)
             return Watching(False, f"{domain.name} is not watched: {why}")
@@ -124,7 +124,7 @@ class SessionManager:
 
     def find_session(self, domain: Domain) -> Session | None:
         """Return the session of a domain, if it has one."""
-        watched = self._watched.get(domain_key(domain))
+        watched = self._watched.get(domain.key)
         return watched.session if watched is not None else None
 
     def session_of(self, vm: str) -> Session | None:
@@ -152,7 +152,7 @@ class SessionManager:
 
     def knows_domain(self, domain: Domain) -> bool:
         """Return whether a domain is looked at, with or without a session."""
-        return domain_key(domain) in self._watched or domain_key(domain) in self._starting
+        return domain.key in self._watched or domain.key in self._starting
 
     def shows_life(self, domain: Domain) -> bool:
         """Return whether a domain's kernel has certainly shown life in the last moment."""
@@ -187,7 +187,7 @@ class SessionManager:
 
     async def report_of(self, domain: Domain) -> DomainReport | None:
         """Ask for a domain's state; None: it is not known now."""
-        watched = self._watched.get(domain_key(domain))
+        watched = self._watched.get(domain.key)
         if watched is None:
             return None
         try:
@@ -199,7 +199,7 @@ class SessionManager:
 
     async def look_at_domain(self, domain: Domain) -> None:
         """Ask for a domain's state, and report whether it runs."""
-        watched = self._watched.get(domain_key(domain))
+        watched = self._watched.get(domain.key)
         if watched is None:
             return
         watched.must_look_again = True
@@ -218,7 +218,7 @@ class SessionManager:
                 report = self._note_report(watched, report)
                 if has_ended:
                     if watched.session is None and report.state is DomainState.GONE:
-                        self._watched.pop(domain_key(domain), None)
+                        self._watched.pop(domain.key, None)
                     self.listener.note_domain_ended(domain, report)
                 else:
                     self.listener.note_domain_runs(domain)
@@ -246,7 +246,7 @@ class SessionManager:
 
         :param probes: parameters by name; None: leave them as they are.
         """
-        key = domain_key(domain)
+        key = domain.key
         await self._wait_until_begun(key)
         session = self.find_session(domain)
         if session is None or session.state is SessionState.CLOSED:
@@ -287,7 +287,7 @@ class SessionManager:
         session = Session(transport, domain, self._images, reports, settings)
         reports.session = session
         await session.set_probes(probes)
-        key = domain_key(domain)
+        key = domain.key
         watched = self._watched.setdefault(key, WatchedDomain(transport, domain, None))
         watched.session, watched.unwatched = session, None
         self._tasks.spawn_task(self._run_session(session))
@@ -297,15 +297,15 @@ class SessionManager:
         """Look whether a domain runs, but leave its guest alone: an operator wants it so."""
         if not self.knows_domain(domain):
             why = explain_left_alone(domain)
-            self._watched[domain_key(domain)] = WatchedDomain(transport, domain, None, why)
+            self._watched[domain.key] = WatchedDomain(transport, domain, None, why)
 
     async def deactivate_guest(self, domain: Domain) -> None:
         """Unload the probes, and remove the device from the guest.
 
         Whether the domain runs is still looked at.
         """
-        await self._wait_until_begun(domain_key(domain))
-        watched = self._watched.get(domain_key(domain))
+        await self._wait_until_begun(domain.key)
+        watched = self._watched.get(domain.key)
         if watched is None:
             return
         session, watched.session = watched.session, None
@@ -329,10 +329,10 @@ class SessionManager:
         if self._closing or self.find_session(domain) is not session:
             return
         report = await self.report_of(domain)
-        watched = self._watched.get(domain_key(domain))
+        watched = self._watched.get(domain.key)
         if watched is None or watched.session is not session:
             return  # deactivated, or begun anew meanwhile
-        del self._watched[domain_key(domain)]
+        del self._watched[domain.key]
         # A session ends by itself only if its domain does.
         if report is None or report.state not in ENDED:
             report = DomainReport(DomainState.GONE)
@@ -343,7 +343,7 @@ class SessionManager:
         domain = session.domain
         wanted = {name: status.params for name, status in session.probes.items()}
         await self._leave_session(session)
-        watched = self._watched.get(domain_key(domain))
+        watched = self._watched.get(domain.key)
         if self._closing or watched is None or watched.session is not session:
             return
         watched.session = None
@@ -354,7 +354,7 @@ class SessionManager:
         self.listener.note_unwatched(domain)
         await asyncio.sleep(BEGIN_AGAIN_AFTER_S)
         # Deactivated meanwhile, it would have another reason.
-        if self._watched.get(domain_key(domain)) is watched and watched.unwatched == why_unwatched:
+        if self._watched.get(domain.key) is watched and watched.unwatched == why_unwatched:
             await self.watch_domain(session.transport, domain, wanted)
 
     async def _leave_session(self, session: Session) -> None:

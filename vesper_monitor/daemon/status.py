@@ -26,7 +26,7 @@ def describe_vms(
         by_domain.setdefault((known.record.uuid, known.record.domid), []).append(known)
     for session in sessions.list_sessions():
         domain = session.domain
-        for activation in by_domain.pop((domain.uuid, domain.domid), None) or (None,):
+        for activation in by_domain.pop(domain.key, None) or (None,):
             if activation is None:
                 degraded = sessions.state_of(domain, session.transport.name).lacking
             else:

@@ -18,17 +18,12 @@ from vesper_monitor.hypervisor.transport import (
     Transport,
 )
 
-__all__ = ["WatchedDomain", "domain_key", "explain_left_alone"]
+__all__ = ["WatchedDomain", "explain_left_alone"]
 
 #: s between two notices of one kind about one domain, failures apart.
 NOTICE_INTERVAL_S = 1.0
 
 _RUNNING = DomainReport(DomainState.RUNNING)
-
-
-def domain_key(domain: Domain) -> tuple[str, int]:
-    """Return what identifies one life of a domain."""
-    return domain.uuid, domain.domid
 
 
 def explain_left_alone(domain: Domain) -> str:

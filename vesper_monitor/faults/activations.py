@@ -186,7 +186,7 @@ class Activations:
             transport=transport,
         )
         fault = self._lifecycle.stopped_for.pop(resource, None)
-        if fault is not None and (fault.uuid, fault.domid) == (domain.uuid, domain.domid):
+        if fault is not None and (fault.uuid, fault.domid) == domain.key:
             fault = replace(fault, instance=record.id, ended=None, ended_by=None)
         else:
             fault = None
@@ -234,7 +234,7 @@ class Activations:
     def forget_earlier_lives(self, domain: Domain) -> None:
         """Forget what resources were stopped for in earlier domains of this VM."""
         for resource, fault in list(self._lifecycle.stopped_for.items()):
-            if fault.vm == domain.name and (fault.uuid, fault.domid) != (domain.uuid, domain.domid):
+            if fault.vm == domain.name and (fault.uuid, fault.domid) != domain.key:
                 del self._lifecycle.stopped_for[resource]
 
     def end_vm(self, vm: str, by: str, why: str) -> int:

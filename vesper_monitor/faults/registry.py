@@ -32,7 +32,7 @@ class ActivationRegistry:
 
     def of_domain(self, domain: Domain) -> list[ResourceActivation]:
         """Return the activations whose domain is this one."""
-        return list(self._by_domain.get((domain.uuid, domain.domid), ()))
+        return list(self._by_domain.get(domain.key, ()))
 
     def of_vm(self, vm: str) -> list[ResourceActivation]:
         """Return the activations whose domain has this name."""

@@ -83,6 +83,11 @@ class Domain:
     domid: int
     uuid: str
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies this domain: its UUID and its number."""
+        return self.uuid, self.domid
+
 
 class Cause(enum.Enum):
     """Why a domain is in its state, as far as the verdict depends on it."""

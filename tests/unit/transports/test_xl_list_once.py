@@ -11,7 +11,7 @@ import pytest
 
 from vesper_monitor.daemon.session_manager_listener import SessionManagerListener
 from vesper_monitor.daemon.sessions import SessionManager
-from vesper_monitor.daemon.watched_domain import WatchedDomain, domain_key
+from vesper_monitor.daemon.watched_domain import WatchedDomain
 from vesper_monitor.hypervisor.domain_state import DomainState
 from vesper_monitor.hypervisor.transport import Domain, DomainEvent, TransportError
 from xen_transport import toolstack
@@ -101,7 +101,7 @@ def test_one_event_of_xenstore_is_one_list_for_a_hundred_domains(
         manager.listener = cast(SessionManagerListener, Seen(note))
         for number in range(1, 101):
             domain = Domain(f"vm{number}", number, f"u{number}")
-            manager._watched[domain_key(domain)] = WatchedDomain(transport, domain, None)
+            manager._watched[domain.key] = WatchedDomain(transport, domain, None)
 
         async def follow() -> None:
             async for event in transport.follow_events():
