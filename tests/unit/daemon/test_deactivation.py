@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lab.standin.transport import StandinTransport
+from tests.unit.support import guests
 from tests.unit.support.daemons import (
     RESOURCE,
     DaemonProcess,
@@ -21,6 +20,7 @@ from tests.unit.support.daemons import (
     serve,
     wait_collecting,
 )
+from tests.unit.support.guests import wait_for
 from tests.unit.support.running import Running, collects, run
 from tests.unit.support.standins import guest, until
 from vesper_monitor.client import Client
@@ -39,18 +39,6 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonPr
     yield from serve(DaemonProcess(tmp_path, "activate_timeout = 0.5"))
 
 
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    asyncio.run(until(condition, what))
-
-
-def waits(daemon: DaemonProcess) -> bool:
-    return any(row["waiting"] for row in daemon.call("status")["vms"])
-
-
-def tell(vm: Any, *words: str) -> None:
-    assert asyncio.run(vm.tell(*words)).startswith("ok")
-
-
 def probes_in_guests(daemon: DaemonProcess) -> int:
     return sum(len(vm["probes"]) for vm in daemon.call("status")["vms"])
 
@@ -61,7 +49,7 @@ def test_what_was_deactivated_stays_so(daemon: DaemonProcess, tmp_path: Path) ->
         daemon.call("start", **RESOURCE)
         wait_collecting(daemon, 2)
         waiting = Monitor(daemon, first=False, timeout=50)
-        wait_for(lambda: waits(daemon), "the monitor")
+        wait_for(lambda: guests.waiting(daemon), "the monitor")
         daemon.call("deactivate", vm="vm1")
         assert waiting.result() == "degraded"
         assert daemon.call("status")["vms"] == []
@@ -105,7 +93,7 @@ def test_a_resource_that_still_monitors_is_told_until_its_next_start(
         assert not vm.place.active.exists()
         # Its end is still seen.
         waiting = Monitor(daemon, timeout=50)
-        wait_for(lambda: waits(daemon), "the monitor")
+        wait_for(lambda: guests.waiting(daemon), "the monitor")
         vm.kill()
         assert waiting.result() == "dead"
     with guest("vm1"):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,14 @@ from tests.unit.support.daemons import (
     serve,
     wait_collecting,
 )
-from tests.unit.support.standins import guest, until
+from tests.unit.support.guests import wait_for
+from tests.unit.support.standins import guest
 
 
 @pytest.fixture
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonProcess]:
     monkeypatch.setenv("VESPER_STANDIN_DIR", str(tmp_path / "domains"))
     yield from serve(DaemonProcess(tmp_path, "activate_timeout = 0.5"))
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    asyncio.run(until(condition, what))
-
-
-def waits(daemon: DaemonProcess) -> bool:
-    return any(row["waiting"] for row in daemon.call("status")["vms"])
 
 
 def tell(vm: Any, *words: str) -> None:
